@@ -1,0 +1,78 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The interface between the fleet and whatever provides its servers.
+
+A driver is one file that implements :class:`CloudDriver` and passes
+``tests/integration/contracts/test_cloud_contract.py``. It holds no rule of scaling: it observes nodes and carries out
+single steps, each of which may be repeated without harm.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Node
+
+
+class CloudError(Exception):
+    """A step at the cloud failed. The message says what was tried and what to do."""
+
+
+@dataclass(frozen=True)
+class LaunchSpec:
+    """What to launch.
+
+    ``token`` names this attempt: the same token and index give the same node, so a repeated call after a lost
+    response launches nothing twice. ``zones`` is the order in which the nodes are spread; empty means the driver's own
+    zones. ``image`` empty means the base image.
+    """
+
+    role: str
+    count: int
+    token: str
+    image: str = ""
+    release: str = ""
+    zones: Sequence[str] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class CloudDriver(abc.ABC):
+    """Servers of one fleet. Only nodes that carry this fleet's tag are ever seen or touched."""
+
+    @abc.abstractmethod
+    def nodes(self) -> list[Node]:
+        """Every node of this fleet that exists, in one or few calls, sorted by name.
+
+        :raises CloudError: when the cloud does not answer; never an empty list instead.
+        """
+
+    @abc.abstractmethod
+    def launch(self, spec: LaunchSpec) -> list[Node]:
+        """Make sure that ``spec.count`` nodes of this token exist and run; return them, sorted by name."""
+
+    @abc.abstractmethod
+    def terminate(self, names: Iterable[str]) -> list[str]:
+        """Remove nodes of this fleet; those already gone are left out of the returned names."""
+
+    @abc.abstractmethod
+    def tag(self, name: str, tags: Mapping[str, str | None]) -> Node:
+        """Set tags of one node; a value of None removes the tag. Returns the node afterwards."""
+
+    @abc.abstractmethod
+    def wait_reachable(self, names: Iterable[str], timeout: float) -> list[str]:
+        """Wait until the nodes answer on their ssh port; return those that did not within ``timeout`` seconds."""
+
+    @abc.abstractmethod
+    def connection(self, node: Node) -> dict[str, Any]:
+        """Ansible's connection variables for one node, without any call to the cloud."""
+
+    @abc.abstractmethod
+    def images(self) -> list[dict[str, Any]]:
+        """Baked images of this fleet, newest first: ``{id, role, release, created}``."""
+
+    @abc.abstractmethod
+    def bake(self, name: str, release: str) -> str:
+        """Make an image of the (stopped or running) builder node and return the image's id."""
