@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Node
@@ -50,6 +50,10 @@ class CloudDriver(abc.ABC):
         """
 
     @abc.abstractmethod
+    def launch_names(self, spec: LaunchSpec) -> list[str]:
+        """The names that the nodes of this launch have or will have; no call to the cloud."""
+
+    @abc.abstractmethod
     def launch(self, spec: LaunchSpec) -> list[Node]:
         """Make sure that ``spec.count`` nodes of this token exist and run; return them, sorted by name."""
 
@@ -71,8 +75,20 @@ class CloudDriver(abc.ABC):
 
     @abc.abstractmethod
     def images(self) -> list[dict[str, Any]]:
-        """Baked images of this fleet, newest first: ``{id, role, release, created}``."""
+        """Baked images of this fleet, newest first: ``{id, role, release, recipe, created}``."""
 
     @abc.abstractmethod
-    def bake(self, name: str, release: str) -> str:
-        """Make an image of the (stopped or running) builder node and return the image's id."""
+    def bake(self, name: str, release: str, recipe: str = "") -> str:
+        """Make an image of a builder node and return its id; ``recipe`` is a fingerprint of what was applied."""
+
+    @abc.abstractmethod
+    def remove_images(self, ids: Iterable[str]) -> None:
+        """Remove baked images of this fleet; those already gone count as removed."""
+
+    @abc.abstractmethod
+    def destroy(self) -> list[str]:
+        """Remove all that this fleet made at the cloud; returns the names of the nodes that were there."""
+
+    def as_result(self, node: Node) -> dict[str, Any]:
+        """A node as playbooks get it, with its connection variables."""
+        return {**asdict(node), "tags": dict(node.tags), "connection": self.connection(node)}

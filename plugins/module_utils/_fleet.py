@@ -1,0 +1,206 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Loads and validates ``moodle_fleet.yml``, once for the inventory, the modules and the command line.
+
+Nothing is contacted here: a wrong file is refused before anything is read from a cloud or changed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._schema import (
+    Field,
+    Problem,
+    apply,
+    apply_fields,
+    unknown_key,
+)
+
+if TYPE_CHECKING:
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import BalancerReader
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudDriver
+
+PLUGIN = "elearning.moodle_fleet.fleet"
+_UTILS = "ansible_collections.elearning.moodle_fleet.plugins.module_utils"
+
+# A new driver is one module here that holds SETTINGS and `driver(fleet)` or `reader(fleet, ...)`.
+CLOUDS = {"podman": f"{_UTILS}._clouds.podman"}
+BALANCERS = {"haproxy": f"{_UTILS}._balancers.haproxy"}
+
+
+class FleetFileError(Exception):
+    """The fleet file can't be used. The message names the file and, for each problem, key, value and remedy."""
+
+    def __init__(self, path: str | os.PathLike[str], problems: list[Problem] | str):
+        self.problems = problems if isinstance(problems, list) else []
+        text = problems if isinstance(problems, str) else "; ".join(str(problem) for problem in problems)
+        super().__init__(f"{path}: {text}")
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A validated fleet file with every default filled in.
+
+    ``cloud``, ``balancer``, ``services`` and ``scaling`` are the file's sections; ``state_dir`` is the controller's
+    folder for this fleet (keys, host keys, ledger).
+    """
+
+    name: str
+    path: Path
+    state_dir: Path
+    cloud: Mapping[str, Any]
+    balancer: Mapping[str, Any]
+    services: Mapping[str, Mapping[str, Any]]
+    scaling: Mapping[str, Any]
+
+
+def _endpoint_problem(value: str) -> str | None:
+    host, colon, port = value.rpartition(":")
+    if colon and host and port.isdigit() and 0 < int(port) < 65536:
+        return None
+    return "write it as host:port, for example db.example.org:3306"
+
+
+def _network_problem(value: str) -> str | None:
+    try:
+        ipaddress.ip_network(value)
+    except ValueError as exc:
+        return f"write a network such as 10.0.0.0/16 ({exc})"
+    return None
+
+
+_COUNT = Field(int, default=1, minimum=0, maximum=9)
+_SHAPE = {
+    "cpus": Field(float, minimum=0.05),
+    "memory_mb": Field(int, minimum=64),
+    "publish": Field(list, default=[], items=Field(str)),
+}
+_ENDPOINT = Field(str, check=_endpoint_problem)
+
+
+def _service(**more: Field) -> Field:
+    return Field(dict, fields={"count": _COUNT, "endpoint": _ENDPOINT, **_SHAPE, **more})
+
+
+SERVICES = {
+    "balancer": Field(dict, fields={"count": _COUNT, **_SHAPE}),
+    "web": Field(dict, fields=_SHAPE),
+    "database": _service(),
+    "cache": _service(muc_endpoint=_ENDPOINT),
+    "jobs": Field(dict, fields={"count": _COUNT, **_SHAPE}),
+    "logs": _service(),
+    # Shared files: by default the cloud driver's own shared volume; else a mount on every web and jobs node.
+    "files": Field(dict, fields={
+        "src": Field(str, required=True),
+        "fstype": Field(str, default="nfs4"),
+        "opts": Field(str, default="vers=4.1,hard,timeo=600,retrans=2,noresvport"),
+    }),
+}
+
+_TOP = {
+    "plugin": Field(str, required=True, choices=(PLUGIN,)),
+    "fleet": Field(str, required=True, pattern="[a-z][a-z0-9-]{0,19}"),
+    "state_dir": Field(str),
+    "cloud": Field(dict, required=True),
+    "balancer": Field(dict, default={"driver": "haproxy"}),
+    "services": Field(dict, default={}, fields=SERVICES),
+    "scaling": Field(dict, default={}),
+    "management_networks": Field(list, default=[], items=Field(str, check=_network_problem)),
+    # Ansible's own inventory options pass through.
+    "cache": Field(bool), "cache_plugin": Field(str), "cache_timeout": Field(int), "cache_connection": Field(str),
+    "cache_prefix": Field(str), "compose": Field(dict), "groups": Field(dict), "keyed_groups": Field(list),
+    "strict": Field(bool), "use_extra_vars": Field(bool), "leading_separator": Field(bool), "phases": Field(bool),
+}
+
+
+def _driver_section(
+    key: str, section: Mapping[str, Any], known: Mapping[str, str], problems: list[Problem]
+) -> dict[str, Any]:
+    """Check ``cloud`` or ``balancer`` against the settings of the driver it names."""
+    name = section.get("driver")
+    if name not in known:
+        problems.append(Problem(f"{key}.driver", name, f"unknown driver, use one of: {', '.join(known)}"))
+        return {}
+    settings = importlib.import_module(known[name]).SETTINGS
+    return apply_fields(key, section, {"driver": Field(str, required=True), **settings}, problems)
+
+
+def _scaling_section(section: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+    policy = importlib.import_module(f"{_UTILS}._scaling.policy")
+    problems.extend(Problem(f"scaling.{key}", value, remedy) for key, value, remedy in policy.validate_policy(section))
+    return dict(section)
+
+
+def validate(values: Any, path: str | os.PathLike[str]) -> Fleet:
+    """Check the parsed content of a fleet file.
+
+    :raises FleetFileError: naming every problem at once.
+    """
+    if not isinstance(values, Mapping):
+        raise FleetFileError(path, f"must hold a mapping that starts with 'plugin: {PLUGIN}'")
+    problems: list[Problem] = []
+    top = apply_fields("", values, _TOP, problems)
+    if isinstance(top.get("cloud"), Mapping):
+        top["cloud"] = _driver_section("cloud", top["cloud"], CLOUDS, problems)
+    if isinstance(top.get("balancer"), Mapping):
+        top["balancer"] = _driver_section("balancer", top["balancer"], BALANCERS, problems)
+    top["scaling"] = _scaling_section(top.get("scaling") or {}, problems)
+    if problems:
+        raise FleetFileError(path, problems)
+    services = {}
+    for name, spec in SERVICES.items():
+        given = top["services"].get(name)
+        if given is None and name != "files":
+            given = apply(f"services.{name}", {}, spec, problems)
+        services[name] = given or {}
+    state_dir = top["state_dir"] or f"~/.local/state/moodle-fleet/{top['fleet']}"
+    return Fleet(
+        name=top["fleet"],
+        path=Path(path).absolute(),
+        state_dir=(Path(path).absolute().parent / Path(state_dir).expanduser()),
+        cloud=top["cloud"],
+        balancer={**top["balancer"], "management_networks": top["management_networks"]},
+        services=services,
+        scaling=top["scaling"],
+    )
+
+
+def load(path: str | os.PathLike[str]) -> Fleet:
+    """Read and check a fleet file.
+
+    :raises FleetFileError: when it can't be read, is not YAML, or holds a mistake.
+    """
+    try:
+        import yaml
+    except ImportError as exc:
+        raise FleetFileError(path, "PyYAML is needed to read it: pip install -r requirements.txt") from exc
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as exc:
+        raise FleetFileError(path, f"can't be read: {exc.strerror}; name the fleet file (moodle_fleet.yml)") from exc
+    try:
+        # The C parser is ten times faster; the check that runs every 15 s starts here.
+        values = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as exc:
+        raise FleetFileError(path, f"is not valid YAML: {' '.join(str(exc).split())}") from exc
+    return validate(values, path)
+
+
+def cloud_driver(fleet: Fleet) -> CloudDriver:
+    """The driver that ``cloud.driver`` names."""
+    return importlib.import_module(CLOUDS[fleet.cloud["driver"]]).driver(fleet)
+
+
+def balancer_reader(fleet: Fleet, addresses: list[str]) -> BalancerReader:
+    """A reader of the fleet's balancers; ``addresses`` are those of its balancer nodes."""
+    return importlib.import_module(BALANCERS[fleet.balancer["driver"]]).reader(fleet, addresses)
+
+
+__all__ = ["Fleet", "FleetFileError", "balancer_reader", "cloud_driver", "load", "unknown_key", "validate"]
