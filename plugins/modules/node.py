@@ -32,7 +32,7 @@ options:
   role:
     description: Role of the nodes to launch. Needed with O(state=present) unless O(names) is given.
     type: str
-    choices: [web, balancer, database, cache, jobs, logs]
+    choices: [web, balancer, database, cache, jobs, logs, builder]
   count:
     description: How many nodes this launch consists of.
     type: int
@@ -202,7 +202,7 @@ def main() -> None:
         argument_spec={
             "fleet_file": {"type": "path", "required": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "role": {"type": "str", "choices": ["web", "balancer", "database", "cache", "jobs", "logs"]},
+            "role": {"type": "str", "choices": ["web", "balancer", "database", "cache", "jobs", "logs", "builder"]},
             "count": {"type": "int", "default": 1},
             "token": {"type": "str", "default": "", "no_log": False},
             "image": {"type": "str", "default": ""},

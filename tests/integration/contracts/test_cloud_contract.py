@@ -1,0 +1,139 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What any cloud driver must do. A new driver adds its name and a fleet to ``FLEETS``."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import (
+    CloudDriver,
+    CloudError,
+    LaunchSpec,
+)
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import cloud_driver, validate
+
+pytestmark = pytest.mark.slow
+
+FLEETS = {"podman": {"driver": "podman", "subnet": "10.89.91.0/24", "zones": ["a", "b"]}}
+
+
+@pytest.fixture(params=FLEETS)
+def cloud(request: pytest.FixtureRequest, tmp_path: Path, podman: Path | None) -> Iterator[CloudDriver]:
+    """A driver of an empty fleet; what it left is removed before and after."""
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    if podman is not None:
+        (state / "containers.conf").write_text(podman.read_text())
+    values = {
+        "plugin": "elearning.moodle_fleet.fleet", "fleet": "contract", "state_dir": str(state),
+        "cloud": FLEETS[request.param], "scaling": {"min_nodes": 2, "max_nodes": 4},
+    }
+    driver = cloud_driver(validate(values, tmp_path / "moodle_fleet.yml"))
+    driver.terminate([node.name for node in driver.nodes()])
+    yield driver
+    driver.destroy()
+
+
+def ssh(cloud: CloudDriver, name: str, command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command on a node as Ansible would: with the driver's connection variables alone."""
+    node = next(node for node in cloud.nodes() if node.name == name)
+    variables = cloud.connection(node)
+    return subprocess.run(
+        ["ssh", "-i", variables["ansible_ssh_private_key_file"], *variables["ansible_ssh_common_args"].split(),
+         "-o", "BatchMode=yes", f"{variables['ansible_user']}@{variables['ansible_host']}", command],
+        capture_output=True, text=True, check=False, timeout=30,
+    )
+
+
+def test_a_launch_gives_nodes_with_all_that_the_fleet_needs(cloud: CloudDriver) -> None:
+    spec = LaunchSpec("web", 2, "abc123", release="4.5.6-ab", tags={"reason": "peak"})
+    nodes = cloud.launch(spec)
+    assert [node.name for node in nodes] == cloud.launch_names(spec)
+    assert nodes == cloud.nodes()
+    assert {node.role for node in nodes} == {"web"}
+    assert {node.zone for node in nodes} == {"a", "b"}
+    assert {node.state for node in nodes} == {"running"}
+    assert {node.release for node in nodes} == {"4.5.6-ab"}
+    assert all(node.tags == {"reason": "peak"} and node.launched > 0 for node in nodes)
+    assert cloud.wait_reachable([node.name for node in nodes], 60) == []
+    done = ssh(cloud, nodes[0].name, "hostname && cat /proc/1/comm")
+    assert done.stdout.split() == [nodes[0].name, "systemd"], done.stderr
+
+
+def test_the_same_token_never_launches_twice(cloud: CloudDriver) -> None:
+    first = cloud.launch(LaunchSpec("web", 1, "abc123"))
+    again = cloud.launch(LaunchSpec("web", 2, "abc123"))
+    assert [node.address for node in again][:1] == [node.address for node in first]
+    assert len(cloud.nodes()) == 2
+    assert len(cloud.launch(LaunchSpec("web", 1, "other"))) == 1
+    assert len(cloud.nodes()) == 3
+
+
+def test_two_controllers_that_launch_the_same_attempt_make_one_node(cloud: CloudDriver) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda _: cloud.launch(LaunchSpec("web", 1, "race")), range(2)))
+    assert len(cloud.nodes()) == 1
+    assert {node.name for result in results for node in result} == {cloud.nodes()[0].name}
+
+
+def test_terminate_may_be_repeated_and_touches_its_own_nodes_only(cloud: CloudDriver) -> None:
+    one, two = cloud.launch(LaunchSpec("web", 2, "abc123"))
+    assert cloud.terminate([one.name, "contract-web-never-1"]) == [one.name]
+    assert cloud.terminate([one.name]) == []
+    assert [node.name for node in cloud.nodes()] == [two.name]
+
+
+def test_a_new_node_at_an_old_address_is_reached_without_trust_on_first_use(cloud: CloudDriver) -> None:
+    (old,) = cloud.launch(LaunchSpec("web", 1, "old"))
+    assert cloud.wait_reachable([old.name], 60) == []
+    assert ssh(cloud, old.name, "true").returncode == 0
+    cloud.terminate([old.name])
+    (new,) = cloud.launch(LaunchSpec("web", 1, "new"))
+    assert new.address == old.address
+    # 20 s: a stale neighbour entry would keep it unreachable for longer than that.
+    assert cloud.wait_reachable([new.name], 20) == []
+    assert ssh(cloud, new.name, "hostname").stdout.strip() == new.name
+
+
+def test_tags_are_set_and_removed(cloud: CloudDriver) -> None:
+    (node,) = cloud.launch(LaunchSpec("web", 1, "abc123", tags={"a": "1"}))
+    assert cloud.tag(node.name, {"held": "post-mortem"}).tags == {"a": "1", "held": "post-mortem"}
+    assert cloud.tag(node.name, {"a": None}).tags == {"held": "post-mortem"}
+    with pytest.raises(CloudError, match="no node of this name"):
+        cloud.tag("contract-web-never-1", {"a": "1"})
+
+
+def test_an_unreachable_node_is_named_when_the_time_is_up(cloud: CloudDriver) -> None:
+    assert cloud.wait_reachable(["contract-web-never-1"], 0.2) == ["contract-web-never-1"]
+
+
+def test_an_image_is_baked_of_a_node_and_launched(cloud: CloudDriver) -> None:
+    (builder,) = cloud.launch(LaunchSpec("builder", 1, ""))
+    cloud.wait_reachable([builder.name], 60)
+    assert ssh(cloud, builder.name, "echo baked > /etc/recipe").returncode == 0
+    image = cloud.bake(builder.name, "4.5.6-ab", "0123")
+    cloud.terminate([builder.name])
+    (listed,) = cloud.images()
+    assert listed["id"].startswith(image[:12])
+    assert (listed["role"], listed["release"], listed["recipe"]) == ("web", "4.5.6-ab", "0123")
+    (node,) = cloud.launch(LaunchSpec("web", 1, "abc123", image=image, release="4.5.6-ab"))
+    assert cloud.wait_reachable([node.name], 60) == []
+    assert ssh(cloud, node.name, "cat /etc/recipe").stdout == "baked\n"
+    assert ssh(cloud, node.name, "hostname").stdout.strip() == node.name
+
+
+def test_a_cloud_that_does_not_answer_is_an_error_not_an_empty_fleet(cloud: CloudDriver, tmp_path: Path) -> None:
+    settings = tmp_path / "state" / "containers.conf"
+    before = settings.read_text() if settings.exists() else ""
+    settings.write_text("[engine\n")
+    try:
+        with pytest.raises(CloudError):
+            cloud.nodes()
+    finally:
+        settings.write_text(before)

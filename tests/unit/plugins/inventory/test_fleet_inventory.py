@@ -1,0 +1,99 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ansible.errors import AnsibleParserError
+from ansible.inventory.data import InventoryData
+from ansible.parsing.dataloader import DataLoader
+
+from ansible_collections.elearning.moodle_fleet.plugins.inventory import fleet as plugin
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import validate
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Node
+
+FILE = """
+plugin: elearning.moodle_fleet.fleet
+fleet: test
+cloud: {driver: podman}
+scaling: {min_nodes: 2, max_nodes: 4}
+"""
+
+
+def node(name: str, role: str = "web", **more: object) -> Node:
+    """A node with unimportant values filled in."""
+    return Node(name, role, f"10.0.0.{len(name)}", "a", "running", 0.0, **more)  # type: ignore[arg-type]
+
+
+class Cloud:
+    """A cloud driver's reading half that counts how often it is asked."""
+
+    def __init__(self, nodes: list[Node]):
+        self.listed = nodes
+        self.calls = 0
+
+    def nodes(self) -> list[Node]:
+        self.calls += 1
+        return self.listed
+
+    def connection(self, one: Node) -> dict[str, object]:
+        return {"ansible_host": one.address}
+
+
+@pytest.fixture
+def parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def run(nodes: list[Node], text: str = FILE, phases: dict[str, str] | None = None):
+        path = tmp_path / "moodle_fleet.yml"
+        path.write_text(text)
+        cloud = Cloud(nodes)
+        monkeypatch.setattr(plugin, "cloud_driver", lambda fleet: cloud)
+        monkeypatch.setattr(plugin.InventoryModule, "_phases", lambda self, fleet, nodes: phases or {})
+        inventory = InventoryData()
+        reader = plugin.InventoryModule()
+        reader._load_name = reader._original_path = plugin.InventoryModule.NAME
+        reader.parse(inventory, DataLoader(), str(path), cache=False)
+        inventory.reconcile_inventory()
+        return inventory, cloud
+
+    return run
+
+
+def test_hosts_stand_in_the_groups_of_role_zone_phase_and_release(parse) -> None:
+    inventory, _cloud = parse([node("w1", release="4.5.6-ab"), node("db", "database")], phases={"w1": "in_service"})
+    groups = {group.name for group in inventory.hosts["w1"].get_groups()}
+    assert {"fleet", "web", "zone_a", "phase_in_service", "release_4_5_6_ab"} <= groups
+    assert inventory.hosts["w1"].vars["ansible_host"] == "10.0.0.2"
+    assert inventory.hosts["w1"].vars["phase"] == "in_service"
+
+
+def test_a_wrong_file_is_refused_before_the_cloud_is_asked(parse) -> None:
+    with pytest.raises(AnsibleParserError, match="flet.*did you mean 'fleet'"):
+        parse([], FILE + "flet: x\n")
+
+
+def test_tags_are_plain_data(parse) -> None:
+    inventory, _cloud = parse([node("w1", tags={"held": "{{ lookup('pipe', 'id') }}"})])
+    assert inventory.hosts["w1"].vars["tags"] == {"held": "{{ lookup('pipe', 'id') }}"}
+
+
+def test_a_thousand_nodes_are_one_call_to_the_cloud(parse) -> None:
+    inventory, cloud = parse([node(f"w{i}") for i in range(1000)])
+    assert len(inventory.groups["web"].hosts) == 1000
+    assert cloud.calls == 1
+
+
+def test_endpoints_are_the_given_ones_or_those_of_the_first_node() -> None:
+    values = {
+        "plugin": "elearning.moodle_fleet.fleet", "fleet": "test", "cloud": {"driver": "podman"},
+        "scaling": {"min_nodes": 2, "max_nodes": 4},
+        "services": {"database": {"endpoint": "db.example.org:3307"}, "files": {"src": "nas:/moodle"}},
+    }
+    found = plugin.endpoints(validate(values, "f"), [node("cache", "cache"), node("lb", "balancer")])
+    assert found["database"] == {"host": "db.example.org", "port": 3307}
+    assert found["cache"] == {"host": "10.0.0.5", "port": 6379}
+    assert found["cache_muc"] == {"host": "10.0.0.5", "port": 6380}
+    assert found["balancer"] == {"addresses": ["10.0.0.2"]}
+    assert found["files"]["fstype"] == "nfs4"
+    assert "logs" not in found

@@ -1,0 +1,116 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import FleetFileError, load, validate
+
+LOCAL = Path(__file__).parents[4] / "inventories" / "local" / "moodle_fleet.yml"
+GOOD = {
+    "plugin": "elearning.moodle_fleet.fleet",
+    "fleet": "test",
+    "cloud": {"driver": "podman"},
+    "scaling": {"min_nodes": 2, "max_nodes": 4},
+}
+
+
+def changed(path: str, value: object) -> dict:
+    """The good file with one key set."""
+    values = copy.deepcopy(GOOD)
+    *parents, last = path.split(".")
+    place = values
+    for name in parents:
+        place = place.setdefault(name, {})
+    place[last] = value
+    return values
+
+
+def test_the_local_fleet_file_is_valid() -> None:
+    fleet = load(LOCAL)
+    assert fleet.name == "local"
+    assert fleet.cloud["base_image"].startswith("localhost/")
+    assert fleet.services["balancer"]["count"] == 1
+
+
+def test_defaults_are_filled_in() -> None:
+    fleet = validate(GOOD, "/etc/x/moodle_fleet.yml")
+    assert fleet.services["database"]["count"] == 1
+    assert fleet.services["files"] == {}
+    assert fleet.balancer["driver"] == "haproxy"
+    assert fleet.state_dir.parts[-2:] == ("moodle-fleet", "test")
+
+
+def test_a_relative_state_dir_is_beside_the_fleet_file() -> None:
+    assert validate(changed("state_dir", "state"), "/etc/x/moodle_fleet.yml").state_dir == Path("/etc/x/state")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "remedy"),
+    [
+        ("flet", "x", "did you mean 'fleet'?"),
+        ("fleet", "Bad Name", "must match"),
+        ("cloud.driver", "gcp", "use one of: podman"),
+        ("cloud.zone", ["a"], "did you mean 'zones'?"),
+        ("cloud.subnet", "10.0.0.1/8", "write a private network"),
+        ("cloud.subnet", "10.0.0.0/30", "at least 16 addresses"),
+        ("cloud.zones", "a", "must be a list"),
+        ("balancer.driver", "nginx", "use one of: haproxy"),
+        ("services.database.count", "two", "must be a whole number"),
+        ("services.database.count", True, "must be a whole number"),
+        ("services.database.endpoint", "db.example.org", "host:port"),
+        ("services.balancer.endpoint", "lb:1", "unknown key"),
+        ("services.web.cpus", 0, "at least 0.05"),
+        ("scaling.min_nodes", 9, "max"),
+        ("scaling.min_nods", 2, "min_nodes"),
+        ("scaling.max_nodes", "many", "whole number"),
+        ("management_networks", ["10.0.0.1/8"], "write a network"),
+    ],
+)
+def test_a_mistake_is_named_with_file_key_value_and_remedy(key: str, value: object, remedy: str) -> None:
+    with pytest.raises(FleetFileError) as caught:
+        validate(changed(key, value), "/etc/x/moodle_fleet.yml")
+    message = str(caught.value)
+    assert message.startswith("/etc/x/moodle_fleet.yml: ")
+    assert key in message
+    assert remedy in message
+    shown = value[0] if key == "management_networks" else value
+    assert repr(shown) in message
+
+
+def test_overlapping_thresholds_are_refused() -> None:
+    values = changed("scaling.scale_out_above", 0.5)
+    values["scaling"]["scale_in_below"] = 0.6
+    with pytest.raises(FleetFileError, match="scale_in_below"):
+        validate(values, "f")
+
+
+def test_all_mistakes_are_named_at_once() -> None:
+    values = {**GOOD, "flet": 1, "services": {"jobs": {"count": -1}}}
+    with pytest.raises(FleetFileError) as caught:
+        validate(values, "f")
+    assert {problem.key for problem in caught.value.problems} == {"flet", "services.jobs.count"}
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "a: [\n", "plugin: other\n"])
+def test_unusable_files(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "moodle_fleet.yml"
+    path.write_text(text)
+    with pytest.raises(FleetFileError, match=str(path)):
+        load(path)
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FleetFileError, match="can't be read: No such file"):
+        load(tmp_path / "moodle_fleet.yml")
+
+
+def test_what_is_valid_yaml_for_people_loads_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "moodle_fleet.yml"
+    path.write_text(yaml.safe_dump(GOOD))
+    assert load(path).scaling["max_nodes"] == 4
