@@ -73,6 +73,7 @@ keyed_groups:
   - {key: zone, prefix: az}
 """
 
+import ipaddress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -127,6 +128,15 @@ def endpoints(fleet: Fleet, nodes: list[Node]) -> dict[str, Any]:
     return result
 
 
+def networks(fleet: Fleet, known: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The fleet's networks, also as MariaDB writes them, and those that may read the balancer's counters."""
+    return {
+        "fleet": known["fleet"],
+        "fleet_netmask": [ipaddress.ip_network(network).with_netmask for network in known["fleet"]],
+        "controller": [*known["controller"], *fleet.balancer["management_networks"]],
+    }
+
+
 def host(node: Node, connection: dict[str, Any], phase: str) -> Host:
     """One node as inventory data. A pure function of what was observed."""
     groups = [node.role, f"zone_{node.zone}", f"phase_{phase}"]
@@ -177,7 +187,11 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         nodes = cloud.nodes()
         phases = self._phases(fleet, nodes) if self.get_option("phases") else {}
         hosts = [host(node, cloud.connection(node), phases.get(node.name, node.state)) for node in nodes]
-        return {"hosts": [asdict(one) for one in hosts], "endpoints": endpoints(fleet, nodes)}
+        return {
+            "hosts": [asdict(one) for one in hosts],
+            "endpoints": endpoints(fleet, nodes),
+            "networks": networks(fleet, cloud.networks()),
+        }
 
     def _phases(self, fleet: Fleet, nodes: list[Node]) -> dict[str, str]:
         from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import observed_phases
@@ -194,8 +208,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         top = self.inventory.add_group("fleet")
         for role in ("balancer", "web", "database", "cache", "jobs", "logs"):
             self.inventory.add_child(top, self.inventory.add_group(role))
-        self.inventory.set_variable(top, "moodle_fleet_name", fleet.name)
-        self.inventory.set_variable(top, "moodle_fleet_endpoints", data["endpoints"])
+        self.inventory.set_variable("all", "moodle_fleet_name", fleet.name)
+        self.inventory.set_variable("all", "moodle_fleet_endpoints", data["endpoints"])
+        self.inventory.set_variable("all", "moodle_fleet_networks", data["networks"])
         self.inventory.set_variable("all", "moodle_fleet_file", str(fleet.path))
         self.inventory.set_variable("all", "moodle_fleet_state_dir", str(fleet.state_dir))
         for one in data["hosts"]:

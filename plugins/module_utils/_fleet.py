@@ -7,20 +7,20 @@ Nothing is contacted here: a wrong file is refused before anything is read from 
 
 from __future__ import annotations
 
-import importlib
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import validate_policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._schema import (
     Field,
     Problem,
     apply,
     apply_fields,
-    unknown_key,
 )
 
 if TYPE_CHECKING:
@@ -28,11 +28,25 @@ if TYPE_CHECKING:
     from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudDriver
 
 PLUGIN = "elearning.moodle_fleet.fleet"
-_UTILS = "ansible_collections.elearning.moodle_fleet.plugins.module_utils"
 
-# A new driver is one module here that holds SETTINGS and `driver(fleet)` or `reader(fleet, ...)`.
-CLOUDS = {"podman": f"{_UTILS}._clouds.podman"}
-BALANCERS = {"haproxy": f"{_UTILS}._balancers.haproxy"}
+
+# Import statements, not importlib: Ansible packs into a module only what it finds imported. Inside functions: a check
+# that runs every 15 s loads no driver that it does not use.
+def _podman() -> ModuleType:
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds import podman
+
+    return podman
+
+
+def _haproxy() -> ModuleType:
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers import haproxy
+
+    return haproxy
+
+
+# A new driver is one module here that holds SETTINGS and `driver(fleet)` or `reader(fleet, addresses)`.
+CLOUDS = {"podman": _podman}
+BALANCERS = {"haproxy": _haproxy}
 
 
 class FleetFileError(Exception):
@@ -121,20 +135,19 @@ _TOP = {
 
 
 def _driver_section(
-    key: str, section: Mapping[str, Any], known: Mapping[str, str], problems: list[Problem]
+    key: str, section: Mapping[str, Any], known: Mapping[str, Callable[[], ModuleType]], problems: list[Problem]
 ) -> dict[str, Any]:
     """Check ``cloud`` or ``balancer`` against the settings of the driver it names."""
     name = section.get("driver")
     if name not in known:
         problems.append(Problem(f"{key}.driver", name, f"unknown driver, use one of: {', '.join(known)}"))
         return {}
-    settings = importlib.import_module(known[name]).SETTINGS
+    settings = known[name]().SETTINGS
     return apply_fields(key, section, {"driver": Field(str, required=True), **settings}, problems)
 
 
 def _scaling_section(section: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
-    policy = importlib.import_module(f"{_UTILS}._scaling.policy")
-    problems.extend(Problem(f"scaling.{key}", value, remedy) for key, value, remedy in policy.validate_policy(section))
+    problems.extend(Problem(f"scaling.{key}", value, remedy) for key, value, remedy in validate_policy(section))
     return dict(section)
 
 
@@ -195,12 +208,12 @@ def load(path: str | os.PathLike[str]) -> Fleet:
 
 def cloud_driver(fleet: Fleet) -> CloudDriver:
     """The driver that ``cloud.driver`` names."""
-    return importlib.import_module(CLOUDS[fleet.cloud["driver"]]).driver(fleet)
+    return CLOUDS[fleet.cloud["driver"]]().driver(fleet)
 
 
 def balancer_reader(fleet: Fleet, addresses: list[str]) -> BalancerReader:
     """A reader of the fleet's balancers; ``addresses`` are those of its balancer nodes."""
-    return importlib.import_module(BALANCERS[fleet.balancer["driver"]]).reader(fleet, addresses)
+    return BALANCERS[fleet.balancer["driver"]]().reader(fleet, addresses)
 
 
-__all__ = ["Fleet", "FleetFileError", "balancer_reader", "cloud_driver", "load", "unknown_key", "validate"]
+__all__ = ["Fleet", "FleetFileError", "balancer_reader", "cloud_driver", "load", "validate"]

@@ -74,6 +74,10 @@ class CloudDriver(abc.ABC):
         """Ansible's connection variables for one node, without any call to the cloud."""
 
     @abc.abstractmethod
+    def networks(self) -> dict[str, list[str]]:
+        """``fleet``: the networks of the nodes; ``controller``: those from which the fleet is managed. No call."""
+
+    @abc.abstractmethod
     def images(self) -> list[dict[str, Any]]:
         """Baked images of this fleet, newest first: ``{id, role, release, recipe, created}``."""
 

@@ -115,6 +115,10 @@ class PodmanDriver(CloudDriver):
             "ansible_python_interpreter": "/usr/bin/python3",
         }
 
+    def networks(self) -> dict[str, list[str]]:
+        network = ipaddress.ip_network(self.settings["subnet"])
+        return {"fleet": [str(network)], "controller": [f"{next(network.hosts())}/32"]}
+
     # -- changing ----------------------------------------------------------------------------------------------
 
     def launch_names(self, spec: LaunchSpec) -> list[str]:

@@ -22,6 +22,9 @@ scaling: {min_nodes: 2, max_nodes: 4}
 """
 
 
+OPTIONS = {"cache": False, "strict": True, "compose": {}, "groups": {}, "keyed_groups": [], "phases": True}
+
+
 def node(name: str, role: str = "web", **more: object) -> Node:
     """A node with unimportant values filled in."""
     return Node(name, role, f"10.0.0.{len(name)}", "a", "running", 0.0, **more)  # type: ignore[arg-type]
@@ -38,6 +41,9 @@ class Cloud:
         self.calls += 1
         return self.listed
 
+    def networks(self) -> dict[str, list[str]]:
+        return {"fleet": ["10.0.0.0/8"], "controller": ["10.0.0.1/32"]}
+
     def connection(self, one: Node) -> dict[str, object]:
         return {"ansible_host": one.address}
 
@@ -52,7 +58,8 @@ def parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(plugin.InventoryModule, "_phases", lambda self, fleet, nodes: phases or {})
         inventory = InventoryData()
         reader = plugin.InventoryModule()
-        reader._load_name = reader._original_path = plugin.InventoryModule.NAME
+        monkeypatch.setattr(reader, "get_option", OPTIONS.get)
+        monkeypatch.setattr(plugin.InventoryModule, "_read_config_data", lambda self, path: None)
         reader.parse(inventory, DataLoader(), str(path), cache=False)
         inventory.reconcile_inventory()
         return inventory, cloud
