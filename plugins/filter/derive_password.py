@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: derive_password
-author: Moodle Fleet contributors (@moodle-fleet)
+author: Moodle Fleet contributors (!UNKNOWN)
 short_description: Derive a password from the fleet's one secret
 version_added: "0.1.0"
 description:

@@ -1,0 +1,77 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Filter tenants_files."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: tenants_files
+author: Moodle Fleet contributors (!UNKNOWN)
+short_description: Make the tenants map of a node
+version_added: "0.1.0"
+description:
+  - Checks the list of tenants and returns the content of the two generated files of a node.
+  - A mistake in the list becomes one message that names tenant, key, value and remedy.
+positional: secret, fleet
+options:
+  _input:
+    description: The list of tenants, as in C(moodle_tenants).
+    type: list
+    elements: dictionary
+    required: true
+  secret:
+    description: The fleet's secret, from which each tenant's passwords are derived.
+    type: string
+    required: true
+  fleet:
+    description: Settings that hold for all tenants, such as where the database and the cache are.
+    type: dictionary
+    required: true
+  public_port:
+    description: The port visitors use; it is part of each site's address unless it is V(443).
+    type: int
+    default: 443
+"""
+
+EXAMPLES = r"""
+- name: Show the host names that are served
+  ansible.builtin.debug:
+    msg: "{{ (moodle_tenants | elearning.moodle_fleet.tenants_files(moodle_fleet_secret, {})).map }}"
+  no_log: true
+"""
+
+RETURN = r"""
+_value:
+  description: The files' content.
+  type: dictionary
+  contains:
+    php:
+      description: C(tenants.php); it holds passwords.
+      type: string
+    map:
+      description: C(tenants.map), nginx's map from host name to tenant.
+      type: string
+"""
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import definition, render
+
+
+def tenants_files(raw: object, secret: str, fleet: dict, public_port: int = 443) -> dict[str, str]:
+    """Return the content of tenants.php and tenants.map."""
+    try:
+        tenants = definition.load(raw)
+        return {
+            "php": render.tenants_php(tenants, str(secret), fleet, int(public_port)),
+            "map": render.tenants_map(tenants),
+        }
+    except ValueError as exc:
+        raise AnsibleFilterError(str(exc)) from exc
+
+
+class FilterModule:
+    """The filter's entry point for Ansible."""
+
+    def filters(self):
+        """Return the filters of this file by name."""
+        return {"tenants_files": tenants_files}

@@ -1,0 +1,65 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The files that tell a node which tenants there are. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils import _secrets
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.definition import Tenant
+
+NOTE = "Written by Ansible; changes made here are lost."
+
+
+def php(value: object) -> str:
+    """Return a Python value as a PHP literal."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return "[" + ", ".join(f"{php(str(key))} => {php(item)}" for key, item in value.items()) + "]"
+    if isinstance(value, str):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    if isinstance(value, Sequence):
+        return "[" + ", ".join(php(item) for item in value) + "]"
+    raise TypeError(f"no PHP literal for {type(value).__name__}")
+
+
+def wwwroot(tenant: Tenant, public_port: int = 443) -> str:
+    """Return the address of a tenant's site: its first host name, always by TLS."""
+    return f"https://{tenant.hosts[0]}" + ("" if public_port == 443 else f":{public_port}")
+
+
+def tenants_php(tenants: Iterable[Tenant], secret: str, fleet: Mapping[str, object], public_port: int = 443) -> str:
+    """Return tenants.php: one constant array, which OPcache keeps in shared memory whatever its size.
+
+    It holds the tenants' database and Redis passwords: root and PHP alone may read it.
+    """
+    hosts: list[str] = []
+    entries: list[str] = []
+    for tenant in tenants:
+        hosts.extend(f"    {php(host)} => {php(tenant.name)}," for host in tenant.hosts)
+        entry = {
+            "wwwroot": wwwroot(tenant, public_port),
+            "state": tenant.state,
+            "database": tenant.database,
+            "database_user": tenant.database_user(),
+            "database_password": _secrets.derive(secret, "db", tenant.name, tenant.generation),
+            "redis_user": tenant.redis_user(),
+            "redis_password": _secrets.derive(secret, "redis", tenant.name, tenant.generation),
+        }
+        entries.append(f"    {php(tenant.name)} => {php(entry)},")
+    lines = ["<?php", f"// {NOTE}", "return [", f"  'fleet' => {php(fleet)},", "  'hosts' => ["]
+    lines += [*hosts, "  ],", "  'tenants' => [", *entries, "  ],", "];", ""]
+    return "\n".join(lines)
+
+
+def tenants_map(tenants: Iterable[Tenant]) -> str:
+    """Return the lines of nginx's map from host name to tenant."""
+    lines = [f"# {NOTE}"]
+    lines += [f"{host} {tenant.name};" for tenant in tenants for host in tenant.hosts]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,135 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Redis users of the tenants, over the plain protocol: no client library is needed on the node."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from collections.abc import Iterable, Sequence
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.definition import Tenant
+
+# What Moodle and PHP's session handler need. Nothing that reads or changes the server or sees other
+# tenants' keys; SCAN shows names of keys but Moodle needs it to end a site's sessions.
+COMMANDS = (
+    "-@all", "+@read", "+@write", "+@connection", "+@transaction",
+    "-@dangerous", "-randomkey", "-dbsize", "+info", "+eval", "+evalsha",
+)
+
+
+class RedisError(Exception):
+    """Redis refused a command or cannot be reached."""
+
+
+class Connection:
+    """One connection; commands are sent together and answered in order."""
+
+    def __init__(self, host: str, port: int, user: str, password: str, timeout: float = 10) -> None:
+        try:
+            self._socket = socket.create_connection((host, port), timeout=timeout)
+        except OSError as exc:
+            raise RedisError(f"cannot connect to Redis at {host}:{port}: {exc}") from exc
+        self._stream = self._socket.makefile("rb")
+        if password:
+            self.call("AUTH", user or "default", password)
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stream.close()
+        self._socket.close()
+
+    def call(self, *words: str) -> object:
+        """Send one command and return its answer."""
+        return self.pipeline([words])[0]
+
+    def pipeline(self, commands: Sequence[Sequence[str]]) -> list:
+        """Send many commands at once and return their answers; the first refusal is raised."""
+        packed = []
+        for words in commands:
+            packed.append(b"*%d\r\n" % len(words))
+            for word in words:
+                raw = word.encode()
+                packed.append(b"$%d\r\n%s\r\n" % (len(raw), raw))
+        try:
+            self._socket.sendall(b"".join(packed))
+            answers = [self._read() for words in commands]
+        except OSError as exc:
+            raise RedisError(f"Redis does not answer: {exc}") from exc
+        for answer in answers:
+            if isinstance(answer, RedisError):
+                raise answer
+        return answers
+
+    def _read(self) -> object:
+        line = self._stream.readline()
+        if not line:
+            raise RedisError("Redis closed the connection")
+        sort, rest = line[:1], line[1:-2].decode()
+        if sort == b"+":
+            return rest
+        if sort == b"-":
+            return RedisError(rest)
+        if sort == b":":
+            return int(rest)
+        if sort == b"$":
+            if rest == "-1":
+                return None
+            return self._stream.read(int(rest) + 2)[:-2].decode()
+        if sort == b"*":
+            return [self._read() for position in range(int(rest))]
+        raise RedisError("Redis answered something that is not its protocol")
+
+
+def rule(tenant: Tenant, password: str) -> list[str]:
+    """Return the rule of a tenant's user: its own keys, by its own password."""
+    checksum = hashlib.sha256(password.encode()).hexdigest()
+    return ["on", f"#{checksum}", f"~t:{tenant.name}:*", *COMMANDS]
+
+
+def _normal(words: Iterable[str]) -> tuple[str, ...]:
+    """Return what matters of a rule as Redis shows it; the order of what is allowed is its own."""
+    ignored = {"sanitize-payload", "resetchannels", "resetkeys", "resetpass", "reset"}
+    return tuple(sorted(word for word in words if word not in ignored))
+
+
+def observe(connection: Connection) -> dict[str, tuple[str, ...]]:
+    """Return the tenants' users and their rules."""
+    users = {}
+    for line in connection.call("ACL", "LIST"):
+        words = line.split()
+        if words[1].startswith("t:"):
+            users[words[1]] = _normal(words[2:])
+    return users
+
+
+def differences(
+    observed: dict[str, tuple[str, ...]], tenants: Iterable[Tenant], passwords: dict[str, str], prune: bool
+) -> dict[str, list[tuple[str, ...]]]:
+    """Return the commands each tenant needs; nothing for those that are as they should be."""
+    wanted: dict[str, list[tuple[str, ...]]] = {}
+    for tenant in tenants:
+        user = tenant.redis_user()
+        words = rule(tenant, passwords[tenant.name])
+        commands = []
+        if observed.get(user) != _normal(words):
+            commands.append(("ACL", "SETUSER", user, "reset", *words))
+        if prune:
+            prefix = f"t:{tenant.name}:g"
+            old = sorted(name for name in observed if name.startswith(prefix) and name != user)
+            commands.extend(("ACL", "DELUSER", name) for name in old)
+        if commands:
+            wanted[tenant.name] = commands
+    return wanted
+
+
+def save(connection: Connection) -> None:
+    """Make the users survive a restart of the server."""
+    try:
+        connection.call("ACL", "SAVE")
+    except RedisError as exc:
+        if "ACL file" not in str(exc):
+            raise
+        connection.call("CONFIG", "REWRITE")

@@ -1,0 +1,134 @@
+<?php
+// One configuration for all tenants of the fleet. Written by Ansible; changes made here are lost.
+// It holds no secret: what differs between tenants and fleets is in tenants.php beside it.
+// Every release has a config.php of one line that sets $moodlefleetroot and comes here.
+
+unset($CFG);
+global $CFG;
+$CFG = new stdClass();
+
+(static function (stdClass $cfg, string $root): void {
+    $map = require __DIR__ . '/tenants.php';
+    $fleet = $map['fleet'];
+    $release = basename($root);
+
+    // Which tenant? On the web the exact host name says it, on the command line MOODLE_TENANT.
+    if (PHP_SAPI === 'cli') {
+        $name = (string) getenv('MOODLE_TENANT');
+        if (!isset($map['tenants'][$name])) {
+            $why = $name === '' ? 'MOODLE_TENANT is not set' : "MOODLE_TENANT names the unknown tenant '$name'";
+            fwrite(STDERR, "moodle-fleet: $why; set it to the name of one of this fleet's tenants.\n");
+            exit(78);
+        }
+    } else {
+        $host = strtolower(preg_replace('/:[0-9]+\z/', '', $_SERVER['HTTP_HOST'] ?? ''));
+        $name = $map['hosts'][$host] ?? null;
+        if ($name === null) {
+            http_response_code(404);
+            header('Content-Type: text/plain');
+            exit("Not found\n");
+        }
+        if ($map['tenants'][$name]['state'] !== 'active') {
+            http_response_code(503);
+            header('Retry-After: 3600');
+            header('Content-Type: text/plain');
+            exit("This site is suspended.\n");
+        }
+    }
+    $tenant = $map['tenants'][$name];
+
+    $cfg->dbtype = $fleet['dbtype'];
+    $cfg->dblibrary = 'native';
+    $cfg->dbhost = $fleet['dbhost'];
+    $cfg->dbname = $tenant['database'];
+    $cfg->dbuser = $tenant['database_user'];
+    $cfg->dbpass = $tenant['database_password'];
+    $cfg->prefix = 'mdl_';
+    $cfg->dboptions = [
+        'dbpersist' => false,
+        'dbport' => $fleet['dbport'],
+        'dbsocket' => false,
+        'dbcollation' => 'utf8mb4_unicode_ci',
+    ];
+
+    $cfg->wwwroot = $tenant['wwwroot'];
+    $cfg->admin = 'admin';
+
+    // TLS ends at the balancer, which forwards Host: so no "reverseproxy". Its word about the
+    // visitor's address counts, and the port visitors see is the one in wwwroot.
+    $cfg->sslproxy = true;
+    $cfg->getremoteaddrconf = 1;
+    $cfg->reverseproxyignore = implode(',', $fleet['balancer_networks']);
+    if (PHP_SAPI !== 'cli') {
+        $_SERVER['SERVER_PORT'] = (string) (parse_url($cfg->wwwroot, PHP_URL_PORT) ?? 443);
+    }
+
+    // Shared by all nodes, one of each per tenant: an installation empties them.
+    $shared = $fleet['shared_root'] . '/' . $name;
+    $cfg->dataroot = "$shared/data";
+    $cfg->cachedir = "$shared/cache";
+    $cfg->tempdir = "$shared/temp";
+    $cfg->backuptempdir = "$shared/backup";
+    $cfg->directorypermissions = 0750;
+    // On the node's own disk.
+    $local = $fleet['local_root'] . '/' . $name;
+    $cfg->localcachedir = "$local/localcache";
+    $cfg->localrequestdir = "$local/localrequest";
+    $component = $fleet['local_root'] . "/component/$release/component.php";
+    if (is_file($component)) {
+        $cfg->alternative_component_cache = $component;
+    }
+
+    // nginx delivers files: the internal locations are bound to the tenant of the host there.
+    $cfg->xsendfile = 'X-Accel-Redirect';
+    $cfg->xsendfilealiases = [
+        '/dataroot/' => $cfg->dataroot,
+        '/cachedir/' => $cfg->cachedir,
+        '/localcachedir/' => $cfg->localcachedir,
+        '/tempdir/' => $cfg->tempdir,
+    ];
+
+    // Sessions live in Redis, behind the tenant's own user and prefix. A lock of a node that died
+    // expires before those who wait for it give up.
+    $redisauth = [$tenant['redis_user'], $tenant['redis_password']];
+    $cfg->session_handler_class = '\core\session\redis';
+    $cfg->session_redis_host = $fleet['redis_host'];
+    $cfg->session_redis_port = $fleet['redis_port'];
+    $cfg->session_redis_auth = $redisauth;
+    $cfg->session_redis_prefix = "t:$name:s:";
+    $cfg->session_redis_serializer_use_igbinary = true;
+    $cfg->session_redis_lock_expire = $fleet['session_lock_expire'];
+    $cfg->session_redis_acquire_lock_timeout = $fleet['session_lock_timeout'];
+    $cfg->session_redis_acquire_lock_retry = 100;
+    $cfg->lock_factory = $fleet['lock_factory'];
+
+    // Moodle's cache layer is configured from code, see cache.php.
+    $cfg->alternative_cache_factory_class = 'moodle_fleet_cache_factory';
+    $cfg->moodle_fleet_cache = [
+        'definitions' => $fleet['local_root'] . "/component/$release/definitions.php",
+        'server' => $fleet['redis_host'] . ':' . $fleet['redis_port'],
+        'password' => $redisauth,
+        'prefix' => "t:$name:m:",
+        // What is kept in a node's memory belongs to one release: some of it depends on code alone.
+        'localprefix' => "t:$name:$release:",
+        'localttl' => $fleet['local_cache_ttl'],
+        'siteidentifier' => md5("moodle-fleet:$name"),
+    ];
+    spl_autoload_register(static function (string $class) use ($fleet): void {
+        if ($class === 'moodle_fleet_cache_factory') {
+            require $fleet['library'] . '/cache.php';
+        }
+    });
+
+    // Code comes from releases only, and programs from the recipe only.
+    $cfg->disableupdateautodeploy = true;
+    $cfg->disableupdatenotifications = true;
+    $cfg->preventexecpath = true;
+    $cfg->uninstallclionly = true;
+    $cfg->upgradekey = hash('sha256', 'upgradekey:' . $tenant['database_password']);
+})($CFG, $moodlefleetroot);
+
+// From Moodle 5.1 the web root is a folder in the release.
+require_once is_file("$moodlefleetroot/lib/setup.php")
+    ? "$moodlefleetroot/lib/setup.php"
+    : "$moodlefleetroot/public/lib/setup.php";
