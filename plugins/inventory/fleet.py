@@ -12,6 +12,8 @@ description:
     and release, with the variables that are needed to reach them.
   - The fleet file has more keys than are listed here; they describe the fleet, and P(elearning.moodle_fleet.fleet#inventory)
     checks all of them before it asks the cloud.
+  - Each host has the variable C(fleet_node), a dictionary with C(name), C(role), C(address), C(zone), C(state), C(phase),
+    C(release), C(launched), C(image) and C(tags).
   - Tags come from the cloud and stay untrusted; no template is ever built from them.
 extends_documentation_fragment:
   - constructed
@@ -70,7 +72,7 @@ scaling:
   max_nodes: 6
   workers: 4
 keyed_groups:
-  - {key: zone, prefix: az}
+  - {key: fleet_node.zone, prefix: az}
 """
 
 import ipaddress
@@ -142,8 +144,8 @@ def host(node: Node, connection: dict[str, Any], phase: str) -> Host:
     groups = [node.role, f"zone_{node.zone}", f"phase_{phase}"]
     if node.release:
         groups.append(f"release_{node.release}")
-    facts = {"role": node.role, "zone": node.zone, "phase": phase, "release": node.release, "state": node.state}
-    return Host(node.name, groups, {**facts, "tags": dict(node.tags), **connection})
+    facts = {**asdict(node), "tags": dict(node.tags), "phase": phase}
+    return Host(node.name, groups, {"fleet_node": facts, **connection})
 
 
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):

@@ -72,7 +72,7 @@ def test_hosts_stand_in_the_groups_of_role_zone_phase_and_release(parse) -> None
     groups = {group.name for group in inventory.hosts["w1"].get_groups()}
     assert {"fleet", "web", "zone_a", "phase_in_service", "release_4_5_6_ab"} <= groups
     assert inventory.hosts["w1"].vars["ansible_host"] == "10.0.0.2"
-    assert inventory.hosts["w1"].vars["phase"] == "in_service"
+    assert inventory.hosts["w1"].vars["fleet_node"]["phase"] == "in_service"
 
 
 def test_a_wrong_file_is_refused_before_the_cloud_is_asked(parse) -> None:
@@ -82,7 +82,7 @@ def test_a_wrong_file_is_refused_before_the_cloud_is_asked(parse) -> None:
 
 def test_tags_are_plain_data(parse) -> None:
     inventory, _cloud = parse([node("w1", tags={"held": "{{ lookup('pipe', 'id') }}"})])
-    assert inventory.hosts["w1"].vars["tags"] == {"held": "{{ lookup('pipe', 'id') }}"}
+    assert inventory.hosts["w1"].vars["fleet_node"]["tags"] == {"held": "{{ lookup('pipe', 'id') }}"}
 
 
 def test_a_thousand_nodes_are_one_call_to_the_cloud(parse) -> None:
