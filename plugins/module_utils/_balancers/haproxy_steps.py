@@ -1,0 +1,280 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Joining, draining and removing many members of one HAProxy side by side, each with its wait and its deadline."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import http.client
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers import haproxy_stats as stats
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import BalancerError
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.haproxy_members import (
+    HAProxyMembers,
+    StillBusy,
+)
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Member
+
+# Pause between two looks at the members, in seconds.
+INTERVAL = 0.1
+
+
+@dataclass
+class Wanted:
+    """A member as the caller asks for it. ``capacity`` None: what the node's health check says."""
+
+    name: str
+    address: str = ""
+    port: int = 80
+    capacity: int | None = None
+
+
+@dataclass
+class Outcome:
+    """What became of one member."""
+
+    name: str
+    changed: bool = False
+    state: str = ""
+    error: str = ""
+    in_service: int = 0
+    waiting: int = 0
+    ended_by_deadline: bool = False
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {key: round(value, 3) if isinstance(value, float) else value for key, value in vars(self).items()}
+
+
+def node_health(address: str, port: int, path: str, timeout: float = 2.0) -> tuple[dict[str, Any] | None, str]:
+    """The node's own health answer, or None and why there is none."""
+    connection = http.client.HTTPConnection(address, port, timeout=timeout)
+    try:
+        connection.request("GET", path, headers={"Host": "balancer"})
+        response = connection.getresponse()
+        body = response.read(65536).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException) as exc:
+        return None, f"GET {path} at {address}:{port} failed: {exc or type(exc).__name__}"
+    finally:
+        connection.close()
+    if response.status != 200:
+        return None, f"GET {path} at {address}:{port} was answered with {response.status}: {body.strip()[:200]}"
+    try:
+        data = json.loads(body)
+    except ValueError:
+        data = {}
+    return (data if isinstance(data, dict) else {}), ""
+
+
+class Steps:
+    """Carries out one state for a list of members, against one deadline."""
+
+    def __init__(
+        self,
+        members: HAProxyMembers,
+        *,
+        timeout: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        health: Callable[[str, int, str], tuple[dict[str, Any] | None, str]] = node_health,
+    ):
+        self.members = members
+        self.timeout = timeout
+        self._clock = clock
+        self._sleep = sleep
+        self._health = health
+        self._began = clock()
+
+    # -- join --------------------------------------------------------------------------------------------------
+
+    def join(
+        self,
+        wanted: Iterable[Wanted],
+        *,
+        release: str = "",
+        balancers: int = 1,
+        health_path: str = "/healthz",
+        ramp_steps: int = 0,
+        ramp_interval: float = 1.0,
+    ) -> list[Outcome]:
+        """Add members; each gets requests once the node and HAProxy's own check say that it is healthy.
+
+        A member that is not healthy in time is reported and, where this call added it, taken out again.
+        """
+        outcomes = {one.name: Outcome(one.name) for one in wanted}
+        targets = {one.name: one for one in wanted}
+        before = {one.name: one.state for one in self.members.members()}
+        capacities: dict[str, int] = {}
+        pending: set[str] = set()
+        for name, one in targets.items():
+            # Capacity may not be known yet: nothing is sent there before it is.
+            pending.add(name)
+            verified = one.capacity is not None and not release
+            if verified:
+                capacities[name] = math.ceil(one.capacity / balancers)
+            try:
+                if before.get(name) != "up" or verified:
+                    outcomes[name].changed |= self.members.join(
+                        name, one.address, one.port, capacities.get(name) or self._present(name) or 1
+                    )
+            except BalancerError as exc:
+                outcomes[name].error = str(exc)
+                pending.discard(name)
+        admitted: list[str] = []
+        with concurrent.futures.ThreadPoolExecutor(max_workers=16) as pool:
+            while pending:
+                unverified = sorted(name for name in pending if name not in capacities)
+                answers = pool.map(
+                    lambda name: self._health(targets[name].address, targets[name].port, health_path), unverified
+                )
+                for name, (answer, why) in zip(unverified, answers):
+                    outcomes[name].error = why
+                    if answer is None:
+                        continue
+                    if release and answer.get("release") != release:
+                        outcomes[name].error = (
+                            f"the node runs release {answer.get('release')!r}, wanted is {release!r}"
+                        )
+                        continue
+                    workers = targets[name].capacity or answer.get("workers")
+                    if not isinstance(workers, int) or workers < 1:
+                        outcomes[name].error = f"the node's {health_path} names no workers; give the member's capacity"
+                        continue
+                    capacities[name] = math.ceil(workers / balancers)
+                    outcomes[name].changed |= self.members.join(
+                        name, targets[name].address, targets[name].port, capacities[name]
+                    )
+                rows = self.members.rows()
+                for name in sorted(pending & set(capacities)):
+                    row = rows.get(name)
+                    if row is None:
+                        # A reload in between drops what is not in the file yet.
+                        self.members.join(name, targets[name].address, targets[name].port, capacities[name])
+                    elif stats.healthy(row):
+                        fresh = stats.state(row) != "up"
+                        share = 1 / (ramp_steps + 1) if fresh else 1.0
+                        outcomes[name].changed |= self.members.admit(name, share)
+                        outcomes[name].error = ""
+                        outcomes[name].seconds = self._clock() - self._began
+                        pending.discard(name)
+                        if fresh:
+                            admitted.append(name)
+                    else:
+                        outcomes[name].error = (
+                            f"HAProxy's check says {row.get('check_status') or 'nothing yet'} "
+                            f"{row.get('last_chk') or row.get('check_desc') or ''}".strip()
+                        )
+                if pending and self._over():
+                    break
+                if pending:
+                    self._sleep(INTERVAL)
+        for step in range(2, ramp_steps + 2 if admitted else 0):
+            self._sleep(ramp_interval)
+            for name in admitted:
+                self.members.ramp(name, step / (ramp_steps + 1))
+        for name in sorted(pending):
+            outcomes[name].ended_by_deadline = True
+            if before.get(name) in (None, "starting"):
+                self._take_back(name)
+        return self._finish(outcomes)
+
+    def _present(self, name: str) -> int:
+        row = self.members.rows().get(name)
+        return stats.number(row, "slim") if row else 0
+
+    def _take_back(self, name: str) -> None:
+        try:
+            self.members.remove(name)
+        except BalancerError:
+            # It never had a request; the next join or removal finds it.
+            pass
+
+    # -- leave -------------------------------------------------------------------------------------------------
+
+    def drain(self, names: Sequence[str]) -> list[Outcome]:
+        """Send no new requests to members and wait until those under way are done, or for the deadline."""
+        outcomes = {name: Outcome(name) for name in names}
+        present = self.members.rows()
+        pending = set()
+        for name in names:
+            # A member that is gone has nothing under way: a repeated drain after a removal is no error.
+            if name in present:
+                outcomes[name].changed = self.members.drain(name)
+                pending.add(name)
+        while pending:
+            seen = {one.name: one for one in self.members.members()}
+            over = self._over()
+            for name in sorted(pending):
+                one = seen.get(name)
+                busy = one is not None and one.in_service + one.waiting > 0
+                outcomes[name].seconds = self._clock() - self._began
+                if busy and over:
+                    outcomes[name].ended_by_deadline = True
+                if not busy or over:
+                    pending.discard(name)
+            if pending:
+                self._sleep(INTERVAL)
+        return self._finish(outcomes)
+
+    def remove(self, names: Sequence[str], *, force: bool) -> list[Outcome]:
+        """Forget members. At the deadline the requests still under way are ended when ``force`` is set."""
+        outcomes = {name: Outcome(name) for name in names}
+        pending = set(names)
+        cut: set[str] = set()
+        while pending:
+            over = self._over()
+            for name in sorted(pending):
+                try:
+                    outcomes[name].changed |= self.members.remove(name)
+                    outcomes[name].error = ""
+                    pending.discard(name)
+                except StillBusy as exc:
+                    outcomes[name].changed = True
+                    outcomes[name].error = str(exc)
+                    if over and force and name not in cut:
+                        outcomes[name].ended_by_deadline = True
+                        self.members.cut(name)
+                        cut.add(name)
+                    elif over and self._clock() - self._began > self.timeout + 5:
+                        pending.discard(name)
+                    elif over and not force:
+                        outcomes[name].ended_by_deadline = True
+                        pending.discard(name)
+                outcomes[name].seconds = self._clock() - self._began
+            if pending:
+                self._sleep(INTERVAL)
+        return self._finish(outcomes)
+
+    # -- helpers -----------------------------------------------------------------------------------------------
+
+    def _over(self) -> bool:
+        return self._clock() - self._began >= self.timeout
+
+    def _finish(self, outcomes: Mapping[str, Outcome]) -> list[Outcome]:
+        seen = {one.name: one for one in self.members.members()}
+        for name, outcome in outcomes.items():
+            one = seen.get(name)
+            outcome.state = one.state if one else "absent"
+            outcome.in_service = one.in_service if one else 0
+            outcome.waiting = one.waiting if one else 0
+        return [outcomes[name] for name in sorted(outcomes)]
+
+
+def as_dict(one: Member) -> dict[str, Any]:
+    """A member for a module's answer."""
+    return {
+        "name": one.name,
+        "address": one.address,
+        "state": one.state,
+        "capacity": one.capacity,
+        "in_service": one.in_service,
+        "waiting": one.waiting,
+        "since": one.since,
+        "ramp": one.ramp,
+    }

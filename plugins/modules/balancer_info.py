@@ -1,0 +1,149 @@
+#!/usr/bin/python
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: balancer_info
+version_added: "0.1.0"
+short_description: Read the members and counters of HAProxy balancers
+description:
+  - Reads the statistics port of one or several HAProxy balancers and adds them up. Changes nothing.
+options:
+  addresses:
+    description: Addresses of the balancers.
+    type: list
+    elements: str
+    default: ["127.0.0.1"]
+  port:
+    description: Port of the statistics.
+    type: int
+    default: 8404
+  backend:
+    description: Name of HAProxy's backend.
+    type: str
+    default: web
+  timeout:
+    description: Seconds to wait for each balancer.
+    type: float
+    default: 2.0
+attributes:
+  check_mode:
+    description: Can run in check mode.
+    support: full
+  diff_mode:
+    description: Returns what changed.
+    support: none
+  idempotent:
+    description: A second run changes nothing.
+    support: full
+seealso:
+  - module: elearning.moodle_fleet.balancer_member
+author:
+  - Moodle Fleet contributors (@moodle-fleet)
+"""
+
+EXAMPLES = r"""
+- name: Read the balancer this runs on
+  elearning.moodle_fleet.balancer_info:
+  register: balancer
+
+- name: Print how busy the fleet is
+  ansible.builtin.debug:
+    msg: "{{ balancer.in_service }} in service, {{ balancer.waiting }} waiting, {{ balancer.capacity }} workers"
+"""
+
+RETURN = r"""
+members:
+  description: The members, sorted by name, as all balancers together see them.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - name: web-1
+      address: 10.89.77.11
+      state: up
+      capacity: 8
+      in_service: 3
+      waiting: 0
+      since: 512.0
+      ramp: 1.0
+capacity:
+  description: Workers of all members that are up.
+  returned: success
+  type: int
+  sample: 16
+in_service:
+  description: Requests the members work on now.
+  returned: success
+  type: int
+  sample: 5
+waiting:
+  description: Requests waiting for a worker now.
+  returned: success
+  type: int
+  sample: 0
+requests:
+  description: Requests answered since the counters started.
+  returned: success
+  type: int
+  sample: 40123
+mean_seconds:
+  description: Mean time of the last requests, or null where the balancer does not tell.
+  returned: success
+  type: float
+  sample: 0.085
+started:
+  description: When the counters started, in seconds since 1970, added up over all balancers; it changes when they are reset.
+  returned: success
+  type: float
+  sample: 1795383000.5
+taken:
+  description: When this was read, in seconds since 1970.
+  returned: success
+  type: float
+  sample: 1795383512.2
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import BalancerError
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.haproxy import HAProxyReader
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.haproxy_steps import as_dict
+
+
+def main() -> None:
+    """Entry point."""
+    module = AnsibleModule(
+        argument_spec={
+            "addresses": {"type": "list", "elements": "str", "default": ["127.0.0.1"]},
+            "port": {"type": "int", "default": 8404},
+            "backend": {"type": "str", "default": "web"},
+            "timeout": {"type": "float", "default": 2.0},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    reader = HAProxyReader(
+        params["addresses"], port=params["port"], backend=params["backend"], timeout=params["timeout"]
+    )
+    try:
+        counters = reader.read()
+    except BalancerError as exc:
+        module.fail_json(msg=str(exc))
+    module.exit_json(
+        changed=False,
+        members=[as_dict(one) for one in counters.members],
+        capacity=sum(one.capacity for one in counters.members if one.state == "up"),
+        in_service=counters.in_service,
+        waiting=counters.waiting,
+        requests=counters.requests,
+        mean_seconds=counters.mean_seconds,
+        started=counters.started,
+        taken=counters.taken,
+    )
+
+
+if __name__ == "__main__":
+    main()
