@@ -51,6 +51,11 @@ options:
     description: Release that the image holds; kept on the node.
     type: str
     default: ""
+  zones:
+    description: Zones of the nodes, in the order in which they are used; empty for the cloud driver's own.
+    type: list
+    elements: str
+    default: []
   names:
     description: Nodes to tag or to terminate.
     type: list
@@ -145,7 +150,7 @@ def _lines(nodes: list[Node]) -> str:
 def launch(module: AnsibleModule, cloud: CloudDriver) -> dict:
     """Launch what is missing of the nodes that the token names."""
     params = module.params
-    spec = LaunchSpec(**{key: params[key] for key in ("role", "count", "token", "image", "release", "tags")})
+    spec = LaunchSpec(**{key: params[key] for key in ("role", "count", "token", "image", "release", "zones", "tags")})
     names = cloud.launch_names(spec)
     before = [node for node in cloud.nodes() if node.name in names]
     missing = [name for name in names if name not in {node.name for node in before if node.state == "running"}]
@@ -207,6 +212,7 @@ def main() -> None:
             "token": {"type": "str", "default": "", "no_log": False},
             "image": {"type": "str", "default": ""},
             "release": {"type": "str", "default": ""},
+            "zones": {"type": "list", "elements": "str", "default": []},
             "names": {"type": "list", "elements": "str", "default": []},
             "tags": {"type": "dict", "default": {}},
             "timeout": {"type": "int", "default": 120},
