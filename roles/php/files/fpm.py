@@ -1,0 +1,244 @@
+#!/usr/bin/python3 -IS
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What PHP-FPM of a web node needs around it; systemd calls most of it.
+
+fpm prepare        before a start: number of workers, no compiled copies of the configuration, no warm flag
+fpm reload PID     new workers with a new configuration; returns when they serve
+fpm warmup         compile the release through PHP-FPM, then say in /run/moodle-fleet/warm that it is done
+fpm status         JSON: workers, active, queue, idle
+idle [SECONDS]     the same, and exit status 0 as soon as no request is being served, 1 when that takes longer
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+
+CONFIG = Path("/etc/moodle-fleet/fpm.json")
+RUN = Path("/run/moodle-fleet")
+OPCACHE = Path("/var/cache/moodle-fleet/opcache")
+SOCKET = "/run/php/moodle.sock"
+STATUS_SOCKET = "/run/php/moodle-status.sock"
+
+
+# -- FastCGI: the little that one request needs ------------------------------------------------------------------
+
+def _pair(name: str, value: str) -> bytes:
+    out = b""
+    for text in (name, value):
+        size = len(text.encode())
+        out += struct.pack("!B", size) if size < 128 else struct.pack("!I", size | 0x80000000)
+    return out + name.encode() + value.encode()
+
+
+def _record(kind: int, data: bytes) -> bytes:
+    return struct.pack("!BBHHBB", 1, kind, 1, len(data), 0, 0) + data
+
+
+def request(path: str, script: str, body: bytes = b"", query: str = "", timeout: float = 5.0) -> dict:
+    """Send one request to the pool behind a socket and return its JSON answer."""
+    params = {
+        "REQUEST_METHOD": "POST" if body else "GET",
+        "SCRIPT_FILENAME": script,
+        "SCRIPT_NAME": script,
+        "REQUEST_URI": script,
+        "QUERY_STRING": query,
+        "CONTENT_TYPE": "application/json",
+        "CONTENT_LENGTH": str(len(body)),
+        "SERVER_PROTOCOL": "HTTP/1.1",
+    }
+    message = _record(1, struct.pack("!HB5x", 1, 0))
+    message += _record(4, b"".join(_pair(*item) for item in params.items())) + _record(4, b"")
+    for start in range(0, len(body), 60000):
+        message += _record(5, body[start:start + 60000])
+    message += _record(5, b"")
+    out = {6: b"", 7: b""}
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(timeout)
+        connection.connect(path)
+        connection.sendall(message)
+        stream = connection.makefile("rb")
+        while header := stream.read(8):
+            _version, kind, _number, size, padding, _reserved = struct.unpack("!BBHHBB", header)
+            data = stream.read(size + padding)[:size]
+            if kind == 3:
+                break
+            out[kind] = out.get(kind, b"") + data
+    head, _separator, content = out[6].partition(b"\r\n\r\n")
+    try:
+        answer = json.loads(content)
+    except ValueError:
+        raise SystemExit("PHP-FPM did not answer %s with JSON: %r %r" % (script, head[:200], (content or out[7])[:300])) from None
+    if b"Status: 5" in head:
+        raise SystemExit("PHP-FPM could not serve %s: %s" % (script, answer))
+    return answer
+
+
+# -- The size of this node ---------------------------------------------------------------------------------------
+
+def _limits(proc: Path, sys_fs: Path, controller: str, v1_name: str, v2_name: str) -> list[str]:
+    """The contents of a limit's file for this process's group and all groups above, cgroup v1 and v2."""
+    found = []
+    for line in (proc / "self/cgroup").read_text().splitlines():
+        _number, controllers, path = line.split(":", 2)
+        if controllers == "":
+            roots, name = [sys_fs, sys_fs / "unified"], v2_name
+        elif controller in controllers.split(","):
+            roots, name = [sys_fs / controllers, sys_fs / controller], v1_name
+        else:
+            continue
+        here = Path(path)
+        for root in roots:
+            # In a container the path is the host's; the walk ends at the root, which is the container's own group.
+            for folder in (here, *here.parents):
+                file = root / str(folder).lstrip("/") / name
+                try:
+                    found.append(file.read_text().strip())
+                except OSError:
+                    continue
+    return found
+
+
+def cpus(proc: Path = Path("/proc"), sys_fs: Path = Path("/sys/fs/cgroup")) -> float:
+    """CPUs this process may use: those of the machine, or less where a limit says so."""
+    count = float(len(os.sched_getaffinity(0)))
+    for text in _limits(proc, sys_fs, "cpu", "cpu.cfs_quota_us", "cpu.max"):
+        quota, _separator, period = text.partition(" ")
+        if quota not in ("max", "-1") and quota.isdigit():
+            # cgroup v1 keeps the period in a file of its own; it is 100 ms everywhere we know of.
+            count = min(count, int(quota) / int(period or 100000))
+    return count
+
+
+def memory_mb(proc: Path = Path("/proc"), sys_fs: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory this process may use: that of the machine, or less where a limit says so."""
+    total = next(int(line.split()[1]) for line in (proc / "meminfo").read_text().splitlines() if line.startswith("MemTotal:"))
+    sizes = [total // 1024]
+    sizes += [
+        int(text) // 1048576
+        for text in _limits(proc, sys_fs, "memory", "memory.limit_in_bytes", "memory.max")
+        if text.isdigit()
+    ]
+    return min(sizes)
+
+
+def workers(config: dict, cpu: float, memory: int) -> int:
+    """As many as the CPU can use, as long as memory holds them. At least 2: one long request must not block a node."""
+    if config["workers"]:
+        return config["workers"]
+    by_cpu = max(4, math.ceil(cpu * config["workers_per_cpu"]))
+    by_memory = (memory - config["reserved_memory_mb"]) // config["worker_memory_mb"]
+    return max(2, min(by_cpu, by_memory))
+
+
+# -- Commands ----------------------------------------------------------------------------------------------------
+
+def forget_configuration() -> None:
+    """Drop compiled copies of the configuration from the file cache: their timestamps are not checked."""
+    for folder in OPCACHE.glob("*/etc"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write(path: Path, text: str) -> None:
+    new = path.with_name(path.name + ".new")
+    new.write_text(text)
+    new.replace(path)
+
+
+def write_workers(config: dict) -> int:
+    RUN.mkdir(mode=0o755, exist_ok=True)
+    number = workers(config, cpus(), memory_mb())
+    write(RUN / "workers.conf", "pm.max_children = %d\n" % number)
+    return number
+
+
+def prepare(config: dict) -> None:
+    number = write_workers(config)
+    (RUN / "warm").unlink(missing_ok=True)
+    forget_configuration()
+    print("%d workers" % number)
+
+
+def status(full: bool = False) -> dict:
+    return request(STATUS_SOCKET, "/status", query="json&full" if full else "json")
+
+
+def pids() -> set[int]:
+    return {process["pid"] for process in status(full=True)["processes"]}
+
+
+def reload(config: dict, pid: int) -> None:
+    """Reload, and wait for new workers: until then old ones, or none while requests are being finished, serve."""
+    write_workers(config)
+    forget_configuration()
+    before = pids()
+    os.kill(pid, signal.SIGUSR2)
+    deadline = time.monotonic() + config["stop_timeout"] + 10
+    while time.monotonic() < deadline:
+        time.sleep(0.02)
+        try:
+            now = pids()
+        except (OSError, SystemExit):
+            continue
+        if now and not now & before:
+            return
+    raise SystemExit("PHP-FPM has no new workers %d s after the reload" % (config["stop_timeout"] + 10))
+
+
+def warmup(config: dict) -> None:
+    body = json.dumps({"root": config["code_root"], "globs": config["warmup_globs"]}).encode()
+    # A node in service may have no free worker for a while.
+    answer = request(SOCKET, "/usr/lib/moodle-fleet/warmup.php", body, timeout=110)
+    write(RUN / "warm", answer["release"] + "\n")
+    print(json.dumps(answer))
+
+
+def summary() -> dict:
+    now = status()
+    return {
+        "workers": now["total processes"],
+        "active": now["active processes"],
+        "queue": now["listen queue"],
+        "idle": now["active processes"] == 0 and now["listen queue"] == 0,
+    }
+
+
+def wait_idle(seconds: float) -> int:
+    deadline = time.monotonic() + seconds
+    while True:
+        now = summary()
+        if now["idle"] or time.monotonic() >= deadline:
+            print(json.dumps(now))
+            return 0 if now["idle"] else 1
+        time.sleep(0.1)
+
+
+def main(name: str, args: list[str]) -> int:
+    if name == "idle":
+        return wait_idle(float(args[0]) if args else 0)
+    config = json.loads(CONFIG.read_text())
+    if args == ["prepare"]:
+        prepare(config)
+    elif args[:1] == ["reload"] and len(args) == 2:
+        reload(config, int(args[1]))
+    elif args == ["warmup"]:
+        warmup(config)
+    elif args == ["status"]:
+        print(json.dumps(summary()))
+    else:
+        print(__doc__, file=sys.stderr)
+        return 64
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(os.path.basename(sys.argv[0]), sys.argv[1:]))
