@@ -71,6 +71,8 @@ options:
     default:
       - php
       - -d
+      - max_input_vars=5000
+      - -d
       - opcache.enable_cli=1
       - -d
       - opcache.file_cache=/var/cache/moodle-fleet/opcache-cli
@@ -160,8 +162,8 @@ SERVER = {
     "user_host": {"type": "str", "default": "%"},
 }
 PHP = [
-    "php", "-d", "opcache.enable_cli=1", "-d", "opcache.file_cache=/var/cache/moodle-fleet/opcache-cli",
-    "-d", "opcache.file_cache_only=1",
+    "php", "-d", "max_input_vars=5000", "-d", "opcache.enable_cli=1", "-d",
+    "opcache.file_cache=/var/cache/moodle-fleet/opcache-cli", "-d", "opcache.file_cache_only=1",
 ]
 
 
