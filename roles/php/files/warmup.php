@@ -10,6 +10,7 @@ if ($root === false) {
     http_response_code(500);
     exit(json_encode(['error' => 'there is no release at ' . ($job['root'] ?? '')]));
 }
+$release = basename($root);
 // From Moodle 5.1 the web root is a folder in the tree.
 $root = is_dir("$root/public") ? "$root/public" : $root;
 
@@ -49,7 +50,7 @@ foreach (array_keys($files) as $path) {
 }
 header('Content-Type: application/json');
 echo json_encode([
-    'release' => basename(dirname($root . '/x', is_dir(dirname($root) . '/public') ? 2 : 1)),
+    'release' => $release,
     'files' => count($files),
     'compiled' => $compiled,
     'failed' => count($failed),
