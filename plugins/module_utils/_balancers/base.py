@@ -24,9 +24,9 @@ class BalancerError(Exception):
 class Counters:
     """Monotonic counters and gauges of the web backend, read at one moment.
 
-    ``requests`` counts finished requests since the balancer's start, ``busy_seconds`` the time they took from arrival
-    to the last byte (queueing included) where the balancer can tell, ``in_service`` and ``waiting`` are the moment's
-    values, ``started`` changes when the counters were reset.
+    ``requests`` counts finished requests since the balancer's start, ``in_service`` and ``waiting`` are the moment's
+    values, ``started`` changes when the counters were reset. ``mean_seconds`` is the mean time of a request over the
+    last ``mean_window`` requests (1,024 in HAProxy); 0 when it covers exactly the requests since the last reading.
     """
 
     taken: float
@@ -36,6 +36,7 @@ class Counters:
     mean_seconds: float | None
     started: float
     members: Sequence[Member] = ()
+    mean_window: int = 1024
 
 
 class BalancerReader(abc.ABC):

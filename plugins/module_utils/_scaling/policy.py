@@ -122,11 +122,11 @@ class Policy:
 def validate_policy(settings: Any) -> list[Problem]:
     """Every problem of the settings as (key path, value, remedy), in the order of the file's keys."""
     if not isinstance(settings, Mapping):
-        return [("scaling", settings, "give a mapping of settings, for example min_nodes: 2")]
+        return [("", settings, "give a mapping of settings, for example min_nodes: 2")]
     problems: list[Problem] = []
     values: dict[str, Any] = {key: setting.default for key, setting in POLICY_SCHEMA.items()}
     for key, value in settings.items():
-        path = f"scaling.{key}"
+        path = str(key)
         setting = POLICY_SCHEMA.get(key) if isinstance(key, str) else None
         if setting is None:
             problems.append((path, value, f"remove it or correct its name; known keys: {', '.join(POLICY_SCHEMA)}"))
@@ -166,21 +166,21 @@ def _judge_together(values: Mapping[str, Any], settings: Mapping[str, Any]) -> l
     low, high = values["min_nodes"], values["max_nodes"]
     if low > high:
         key = "min_nodes" if settings.get("min_nodes") is not None else "max_nodes"
-        problems.append((f"scaling.{key}", values[key], f"min_nodes ({low}) must not be above max_nodes ({high})"))
+        problems.append((key, values[key], f"min_nodes ({low}) must not be above max_nodes ({high})"))
     out_above, in_below = _thresholds(values)
     if in_below >= out_above:
         key = "scale_in_below" if values["scale_in_below"] is not None else "dead_band"
         if values["scale_in_below"] is None and values["scale_out_above"] is not None:
             key = "scale_out_above"
         problems.append((
-            f"scaling.{key}",
+            key,
             values[key],
             f"the thresholds overlap: nodes would go below {in_below:g} and come above {out_above:g}; "
             "lower scale_in_below, raise scale_out_above, or give a dead_band above 0",
         ))
     elif not in_below <= values["target"] <= out_above:
         problems.append((
-            "scaling.target",
+            "target",
             values["target"],
             f"the target must lie between scale_in_below ({in_below:g}) and scale_out_above ({out_above:g})",
         ))
@@ -188,7 +188,7 @@ def _judge_together(values: Mapping[str, Any], settings: Mapping[str, Any]) -> l
         found = _entry(index, entry, values["timezone"])[1]
         problems += found
         if not found and entry["nodes"] > high:
-            path = f"scaling.schedule[{index}].nodes"
+            path = f"schedule[{index}].nodes"
             problems.append((path, entry["nodes"], f"must not be above max_nodes ({high})"))
     return problems
 
@@ -207,7 +207,7 @@ def _thresholds(values: Mapping[str, Any]) -> tuple[float, float]:
 def _entry(index: int, entry: Any, default_zone: str) -> tuple[ScheduleEntry, list[Problem]]:
     """One schedule entry as data, with its problems."""
     empty = ScheduleEntry("", 0, "UTC", 0, 0)
-    path = f"scaling.schedule[{index}]"
+    path = f"schedule[{index}]"
     if not isinstance(entry, Mapping):
         return empty, [(path, entry, "give a mapping with nodes, from and until")]
     problems: list[Problem] = [
@@ -280,6 +280,8 @@ def _moment(value: Any) -> tuple[tuple[int, int, int] | None, int] | None:
 
 def _zone_known(name: str) -> bool:
     """Whether the machine's time zone data know the name."""
+    if name == "UTC":
+        return True
     try:
         zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):

@@ -114,7 +114,7 @@ class Pause:
 
 @dataclass(frozen=True)
 class Intent:
-    """A launch that was announced in the ledger before the cloud was asked for it."""
+    """A launch that was announced in the ledger before the cloud was asked for it; ``seen`` of its nodes appeared."""
 
     token: str
     count: int
@@ -122,6 +122,7 @@ class Intent:
     check: int = 0
     image: str = ""
     release: str = ""
+    seen: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,194 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""How many web nodes there should be, and why. Pure: the clock is passed in, nothing is read or written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.recommend import (
+    RECOMMENDERS,
+    Recommender,
+    Situation,
+    Wish,
+)
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import Survey
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import (
+    Decision,
+    History,
+    Pause,
+    Reason,
+    Sample,
+)
+
+
+def decide(
+    policy: Policy,
+    sample: Sample,
+    survey: Survey,
+    history: History,
+    now: float,
+    *,
+    pauses: Sequence[Pause] = (),
+    saturated: Mapping[str, str] | None = None,
+    manual: int | None = None,
+    recommenders: Sequence[Recommender] = RECOMMENDERS,
+) -> Decision:
+    """The highest wish, then the caps in their order; each that changes something leaves its reason.
+
+    ``pauses`` are those an operator set, ``saturated`` names services that are at their limit and how that shows,
+    ``manual`` is a count given by a person: it stands above the recommenders, never above the bounds.
+    """
+    chain = _Chain(survey.size)
+    floor = 0
+    if manual is not None:
+        chain.set(manual, "manual", f"{manual} nodes were asked for by hand")
+        recommended = manual
+    else:
+        wishes = _wishes(policy, sample, survey, history, now, recommenders)
+        floor = max((wish.desired for wish in wishes if wish.floor), default=0)
+        recommended = _recommend(chain, wishes, sample, survey.size)
+        _window(chain, policy, history, now)
+        _steps(chain, policy)
+        _cooldown(chain, policy, history, now)
+    frozen, hold_in = _brakes(chain, policy, sample, survey, now, pauses, saturated or {}, floor, manual is not None)
+    _bounds(chain, policy)
+    direction = "out" if chain.desired > survey.size else "in" if chain.desired < survey.size else "none"
+    return Decision(
+        desired=chain.desired,
+        direction=direction,
+        size=survey.size,
+        recommended=recommended,
+        trusted=sample.trusted,
+        reasons=tuple(chain.reasons),
+        frozen=frozen,
+        hold_in=hold_in,
+    )
+
+
+class _Chain:
+    """The count on its way through the caps, with the reasons so far."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.desired = size
+        self.reasons: list[Reason] = []
+
+    def set(self, desired: int, code: str, text: str) -> None:
+        """Take a new count and say why."""
+        self.desired = desired
+        self.reasons.append(Reason(code, text, desired))
+
+
+def _wishes(
+    policy: Policy, sample: Sample, survey: Survey, history: History, now: float, recommenders: Sequence[Recommender]
+) -> list[Wish]:
+    situation = Situation(policy, sample, history, survey.size, now)
+    return [wish for wish in (recommend(situation) for recommend in recommenders) if wish is not None]
+
+
+def _recommend(chain: _Chain, wishes: Sequence[Wish], sample: Sample, size: int) -> int:
+    """The highest wish; without trusted metrics never less than what is there."""
+    for wish in wishes:
+        chain.reasons.append(Reason(wish.source, wish.text, wish.desired))
+    for code, text in sample.faults:
+        chain.reasons.append(Reason(f"metrics_{code}", text, size))
+    highest = max((wish.desired for wish in wishes), default=size)
+    if not sample.trusted and highest < size:
+        highest = size
+    chain.desired = highest
+    if not wishes:
+        chain.set(size, "no_recommendation", "nothing could be recommended, so the size stays")
+    return highest
+
+
+def _window(chain: _Chain, policy: Policy, history: History, now: float) -> None:
+    """A node goes only when nobody wanted it during the whole window."""
+    if chain.desired >= chain.size or policy.scale_in_window <= 0:
+        return
+    begin = now - policy.scale_in_window
+    seconds = f"{policy.scale_in_window:.0f} s"
+    if not any(when <= begin for when, _count in history.recommended):
+        chain.set(chain.size, "window_short", f"less than {seconds} of history, too little to take a node away")
+        return
+    highest = max((count for when, count in history.recommended if when >= begin), default=chain.size)
+    if highest > chain.desired:
+        kept = min(chain.size, highest)
+        chain.set(kept, "window", f"{highest} nodes were wanted within the last {seconds}")
+
+
+def _steps(chain: _Chain, policy: Policy) -> None:
+    """No step larger than the policy allows."""
+    most = max(chain.size + 1, math.floor(chain.size * policy.max_step_out))
+    least = chain.size - policy.max_step_in
+    if chain.desired > most:
+        chain.set(most, "step_out", f"one step grows the fleet to at most {policy.max_step_out:g} times its size")
+    elif chain.desired < least:
+        chain.set(least, "step_in", f"one step takes away at most {policy.max_step_in}")
+
+
+def _cooldown(chain: _Chain, policy: Policy, history: History, now: float) -> None:
+    """Let the last change show its effect first. A time in the future is a wrong clock and counts as now."""
+    last_any = max(history.last_out, history.last_in)
+    if chain.desired > chain.size and history.last_out > 0:
+        passed = max(0.0, now - history.last_out)
+        if passed < policy.cooldown_out:
+            left = policy.cooldown_out - passed
+            chain.set(chain.size, "cooldown_out", f"nodes were added {passed:.0f} s ago, more in {left:.0f} s")
+    elif chain.desired < chain.size and last_any > 0:
+        passed = max(0.0, now - last_any)
+        if passed < policy.cooldown_in:
+            left = policy.cooldown_in - passed
+            chain.set(chain.size, "cooldown_in", f"the size changed {passed:.0f} s ago, a node may go in {left:.0f} s")
+
+
+def _brakes(
+    chain: _Chain,
+    policy: Policy,
+    sample: Sample,
+    survey: Survey,
+    now: float,
+    pauses: Sequence[Pause],
+    saturated: Mapping[str, str],
+    floor: int,
+    manual: bool,
+) -> tuple[bool, bool]:
+    """Reasons to do less. Returns (nothing may be done, no node may go)."""
+    current = [pause for pause in pauses if not pause.until or pause.until > now]
+    frozen = next((pause for pause in current if pause.scope == "all"), None)
+    if frozen is not None:
+        chain.set(chain.size, "paused", f"scaling is paused: {frozen.reason or 'no reason given'}")
+        return True, True
+    hold_in = False
+    held = next((pause for pause in current if pause.scope == "in"), None)
+    if held is not None:
+        hold_in = True
+        if chain.desired < chain.size:
+            chain.set(chain.size, "paused_in", f"scaling in is paused: {held.reason or 'no reason given'}")
+    if not survey.members_known:
+        hold_in = True
+        if chain.desired < chain.size:
+            chain.set(chain.size, "untrusted", "the balancer's members are unknown, so no node goes")
+    if not sample.trusted and not manual:
+        hold_in = True
+        if chain.desired < chain.size:
+            chain.set(chain.size, "untrusted", "the metrics are not trusted, so no node goes")
+    sick, present = survey.sick, survey.size + survey.sick
+    if sick > policy.halt_sick_count and sick > policy.halt_sick_share * present:
+        hold_in = True
+        text = f"{sick} of {present} nodes are sick: more likely one common cause, so none is taken away"
+        chain.set(max(chain.desired, chain.size), "many_sick", text)
+    if saturated and not manual and chain.desired > max(chain.size, floor):
+        what = "; ".join(f"{name}: {how}" for name, how in sorted(saturated.items()))
+        chain.set(max(chain.size, floor), "saturated", f"more web nodes would not help ({what})")
+    return False, hold_in
+
+
+def _bounds(chain: _Chain, policy: Policy) -> None:
+    """The limits of the policy hold whatever was decided before, paused scaling excepted only by the planner."""
+    if chain.desired < policy.min_nodes:
+        chain.set(policy.min_nodes, "min_nodes", f"never fewer than {policy.min_nodes} nodes")
+    elif chain.desired > policy.max_nodes:
+        chain.set(policy.max_nodes, "max_nodes", f"never more than {policy.max_nodes} nodes")

@@ -1,0 +1,240 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The steps from what is observed to the decision. Pure; the next check plans anew from what it then observes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import SERVING, Survey, View
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import (
+    ACTIONS,
+    Decision,
+    Plan,
+    Step,
+)
+
+NOT_YET_MEMBERS = ("launching", "building", "ready")
+
+
+def plan(
+    policy: Policy,
+    decision: Decision,
+    survey: Survey,
+    now: float,
+    *,
+    token: str,
+    image: str = "",
+    release: str = "",
+    zones: Sequence[str] = (),
+    ghosts: frozenset[str] = frozenset(),
+) -> Plan:
+    """Plan what brings the fleet to ``decision.desired``.
+
+    ``token`` names a new launch, if one is needed; ``zones`` are all zones to spread over; ``ghosts`` are the members
+    that had no node at the check before. Steps come in the order of :data:`ACTIONS`, so that nodes are launched and
+    joined before any goes.
+    """
+    if decision.frozen:
+        return Plan((), ("scaling is paused, nothing is done",))
+    steps = _launches(policy, decision, survey, token, image, release, zones)
+    notes: list[str] = []
+    if survey.members_known:
+        going = _victims(policy, decision, survey)
+        steps += _forgets(survey, ghosts, notes)
+        steps += _joins(survey, {view.name for view in going})
+        steps += _leaving(policy, survey, now)
+        steps += _sick(policy, decision, survey, now, notes)
+        steps += _go(policy, going, decision, now)
+    steps.sort(key=lambda step: ACTIONS.index(step.action))
+    for view in survey.views:
+        if view.held:
+            notes.append(f"{view.name} is held and will not be terminated")
+        elif view.node is not None and view.phase in ("draining", "drained") and not view.retiring:
+            notes.append(f"{view.name} was drained by hand and is left alone")
+    return Plan(tuple(steps), tuple(notes))
+
+
+def _launches(
+    policy: Policy, decision: Decision, survey: Survey, token: str, image: str, release: str, zones: Sequence[str]
+) -> list[Step]:
+    steps = []
+    seen_size = survey.size - survey.coming
+    room = policy.max_nodes - survey.existing
+    for intent, missing in survey.unseen:
+        if decision.desired > seen_size and missing <= room + survey.coming:
+            # The answer to this launch was lost or is late: the same token asks again and launches nothing twice.
+            reason = f"{missing} of {intent.count} nodes of this launch are not seen yet"
+            steps.append(
+                Step("launch", reason, count=intent.count, token=intent.token, image=intent.image,
+                     release=intent.release, zones=_spread(survey, zones, intent.count))
+            )
+    count = min(decision.desired - survey.size, room)
+    if count > 0:
+        replaced = [view.name for view in survey.of("sick", "stranded")]
+        reason = f"{decision.desired} nodes wanted, {survey.size} present"
+        if replaced:
+            reason += f"; in place of {', '.join(replaced[:5])}"
+        steps.append(
+            Step("launch", reason, count=count, token=token, image=image, release=release,
+                 zones=_spread(survey, zones, count))
+        )
+    return steps
+
+
+def _spread(survey: Survey, zones: Sequence[str], count: int) -> tuple[str, ...]:
+    """One zone for each new node: always the one with the fewest."""
+    present = Counter(view.node.zone for view in survey.views if view.node is not None and view.counted)
+    known = sorted(set(zones) | ({zone for zone in present if zone} if not zones else set()))
+    if not known:
+        return ()
+    chosen = []
+    for _index in range(count):
+        zone = min(known, key=lambda name: (present[name], name))
+        present[zone] += 1
+        chosen.append(zone)
+    return tuple(chosen)
+
+
+def _forgets(survey: Survey, ghosts: frozenset[str], notes: list[str]) -> list[Step]:
+    """Members without a node. One that still serves is believed only when its node is missing twice."""
+    taken = {view.node.address for view in survey.views if view.node is not None}
+    steps = []
+    for view in survey.of("ghost"):
+        member = view.member
+        if member is None:
+            continue
+        if member.state in SERVING and view.name not in ghosts and member.address not in taken:
+            notes.append(f"{view.name} serves, but the cloud does not know it; it is forgotten if that stays so")
+            continue
+        steps.append(Step("forget", view.why, node=view.name, address=member.address))
+    return steps
+
+
+def _joins(survey: Survey, going: set[str]) -> list[Step]:
+    steps = []
+    for view in survey.of("building", "ready", "stranded"):
+        runs = view.node is not None and view.node.state == "running"
+        if runs and not view.retiring and not view.held and view.name not in going:
+            if view.phase == "stranded" and survey.serving:
+                continue
+            steps.append(Step("join", view.why, node=view.name, address=_address(view)))
+    return steps
+
+
+def _leaving(policy: Policy, survey: Survey, now: float) -> list[Step]:
+    """Go on with what was begun."""
+    steps = []
+    for view in survey.views:
+        if not view.retiring or view.node is None or view.held or view.phase == "stopping":
+            continue
+        deadline = view.retiring + policy.drain_deadline
+        late = now >= deadline
+        if view.phase in ("drained", "sick", *NOT_YET_MEMBERS, "stranded") and not view.busy:
+            steps.append(_step("retire", view, f"drained, {view.why}", view.retiring, deadline, late))
+        elif late:
+            text = f"its deadline has passed with {view.busy} requests left"
+            steps.append(_step("retire", view, text, view.retiring, deadline, True))
+        else:
+            steps.append(_step("drain", view, f"drains since {now - view.retiring:.0f} s", view.retiring, deadline))
+    return steps
+
+
+def _sick(policy: Policy, decision: Decision, survey: Survey, now: float, notes: list[str]) -> list[Step]:
+    """Take away what no longer serves, once its replacement serves."""
+    bad = [view for view in survey.of("sick", "stranded") if not view.retiring and not view.held]
+    if any(reason.code == "many_sick" for reason in decision.reasons):
+        bad = [view for view in bad if view.node is not None and view.node.state == "failed"]
+    if not bad:
+        return []
+    if survey.serving < max(policy.min_nodes, min(decision.desired, survey.size)):
+        if survey.existing < policy.max_nodes:
+            notes.append(f"{', '.join(view.name for view in bad[:5])}: kept until the replacement serves")
+            return []
+        # There is no room for a replacement, and this one serves nobody.
+        idle = [view for view in bad if not view.busy]
+        bad = idle[:1]
+    steps = []
+    for view in bad:
+        deadline = now + policy.drain_deadline
+        dead = view.node is not None and view.node.state == "failed"
+        if view.busy and not dead:
+            steps.append(_step("drain", view, f"replaced: {view.why}", 0.0, deadline))
+        else:
+            steps.append(_step("retire", view, f"replaced: {view.why}", 0.0, deadline, dead))
+    return steps
+
+
+def _victims(policy: Policy, decision: Decision, survey: Survey) -> list[View]:
+    """Which nodes go when the fleet shrinks.
+
+    Nodes that serve nobody yet come first; then the oldest release, the fullest zone, the least busy, the longest
+    lived. Nodes that serve go only while at least the minimum and the desired number serve without them.
+    """
+    surplus = min(survey.size - decision.desired, policy.max_step_in) - survey.coming
+    if surplus <= 0 or decision.direction != "in":
+        return []
+    free = [view for view in survey.views if view.counted and not view.protected and not view.held]
+    victims = sorted(
+        (view for view in free if view.phase in NOT_YET_MEMBERS), key=lambda v: (-_launched(v), v.name)
+    )[:surplus]
+    under_way = sum(
+        bool(view.retiring) and view.phase not in NOT_YET_MEMBERS and view.phase != "stopping"
+        for view in survey.views
+    )
+    allowed = min(
+        surplus - len(victims),
+        policy.max_draining - under_way,
+        survey.serving - max(policy.min_nodes, decision.desired),
+    )
+    candidates = [view for view in free if view.phase == "in_service"]
+    ages = _release_ages(survey)
+    for _index in range(max(0, allowed)):
+        if not candidates:
+            break
+        zones = Counter(view.node.zone for view in candidates if view.node is not None)
+        chosen = min(candidates, key=lambda view: _order(view, ages, zones))
+        candidates.remove(chosen)
+        victims.append(chosen)
+    return victims
+
+
+def _order(view: View, ages: dict[str, float], zones: Counter[str]) -> tuple[float, int, int, float, str]:
+    node = view.node
+    if node is None:
+        return (0.0, 0, 0, 0.0, view.name)
+    return (ages.get(node.release, 0.0), -zones[node.zone], view.busy, node.launched, view.name)
+
+
+def _release_ages(survey: Survey) -> dict[str, float]:
+    """When each release first appeared among the nodes: the names of releases do not tell which is older."""
+    ages: dict[str, float] = {}
+    for view in survey.views:
+        if view.node is not None:
+            ages[view.node.release] = min(ages.get(view.node.release, view.node.launched), view.node.launched)
+    return ages
+
+
+def _go(policy: Policy, victims: Sequence[View], decision: Decision, now: float) -> list[Step]:
+    steps = []
+    for view in victims:
+        text = f"{decision.desired} nodes wanted, {decision.size} present"
+        action = "retire" if view.phase in NOT_YET_MEMBERS else "drain"
+        steps.append(_step(action, view, text, 0.0, now + policy.drain_deadline))
+    return steps
+
+
+def _step(
+    action: str, view: View, reason: str, since: float, deadline: float, forced: bool = False
+) -> Step:
+    return Step(action, reason, node=view.name, address=_address(view), since=since, deadline=deadline, forced=forced)
+
+
+def _address(view: View) -> str:
+    return view.node.address if view.node is not None else ""
+
+
+def _launched(view: View) -> float:
+    return view.node.launched if view.node is not None else 0.0
