@@ -221,20 +221,24 @@ class HAProxyMembers(BalancerMembers):
             changed = True
         return changed
 
-    def admit(self, name: str, share: float = 1.0) -> bool:
-        """Let requests in; True when something changed. The caller has seen that the member is healthy."""
-        row = self._row(name)
-        address, port = stats.endpoint(row)
-        wanted = Line(address, port, stats.number(row, "slim"))
-        changed = False
+    def admit(self, names: Sequence[str], share: float = 1.0) -> set[str]:
+        """Let requests in; returns whom that changed. The caller has seen that the members are healthy.
+
+        One change of the file for all of them: HAProxy reads its whole configuration for each.
+        """
+        rows = {name: self._row(name) for name in names}
+        wanted = {name: Line(*stats.endpoint(row), stats.number(row, "slim")) for name, row in rows.items()}
+        changed = set()
         with self.file.change() as lines:
-            if lines.get(name) != wanted:
-                lines[name] = wanted
-                changed = True
-        if row["status"].startswith("DRAIN"):
-            self.ramp(name, share)
-            self.runtime.tell(f"set server {self._at(name)} state ready")
-            changed = True
+            for name in names:
+                if lines.get(name) != wanted[name]:
+                    lines[name] = wanted[name]
+                    changed.add(name)
+        for name in names:
+            if rows[name]["status"].startswith("DRAIN"):
+                self.ramp(name, share)
+                self.runtime.tell(f"set server {self._at(name)} state ready")
+                changed.add(name)
         return changed
 
     def ramp(self, name: str, share: float) -> bool:
@@ -245,23 +249,32 @@ class HAProxyMembers(BalancerMembers):
         return True
 
     def drain(self, name: str) -> bool:
-        changed = False
+        return name in self.drain_all([name])
+
+    def drain_all(self, names: Sequence[str]) -> set[str]:
+        """Drain several members with one change of the file; returns whom that changed."""
+        rows = {name: self._row(name) for name in names}
+        changed = set()
         with self.file.change() as lines:
-            if name in lines and lines[name].weight:
-                lines[name] = replace(lines[name], weight=0)
-                changed = True
-        row = self._row(name)
-        if stats.number(row, "uweight") or row["status"].startswith("UP"):
-            self.runtime.tell(f"set server {self._at(name)} state drain")
-            self.runtime.tell(f"set server {self._at(name)} weight 0")
-            changed = True
+            for name in names:
+                if name in lines and lines[name].weight:
+                    lines[name] = replace(lines[name], weight=0)
+                    changed.add(name)
+        for name, row in rows.items():
+            if stats.number(row, "uweight") or row["status"].startswith("UP"):
+                self.runtime.tell(f"set server {self._at(name)} state drain")
+                self.runtime.tell(f"set server {self._at(name)} weight 0")
+                changed.add(name)
         return changed
+
+    def unlist(self, names: Sequence[str]) -> set[str]:
+        """Take members out of the file; returns who was there. They still run."""
+        with self.file.change() as lines:
+            return {name for name in names if lines.pop(name, None) is not None}
 
     def remove(self, name: str) -> bool:
         """:raises StillBusy: while HAProxy still has a connection to the member; try again."""
-        changed = False
-        with self.file.change() as lines:
-            changed = lines.pop(name, None) is not None
+        changed = bool(self.unlist([name]))
         if name not in self.rows():
             return changed
         self.runtime.tell(f"set server {self._at(name)} state maint")

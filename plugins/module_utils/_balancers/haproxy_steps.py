@@ -151,25 +151,27 @@ class Steps:
                         name, targets[name].address, targets[name].port, capacities[name]
                     )
                 rows = self.members.rows()
+                healthy = []
                 for name in sorted(pending & set(capacities)):
                     row = rows.get(name)
                     if row is None:
                         # A reload in between drops what is not in the file yet.
                         self.members.join(name, targets[name].address, targets[name].port, capacities[name])
                     elif stats.healthy(row):
-                        fresh = stats.state(row) != "up"
-                        share = 1 / (ramp_steps + 1) if fresh else 1.0
-                        outcomes[name].changed |= self.members.admit(name, share)
-                        outcomes[name].error = ""
-                        outcomes[name].seconds = self._clock() - self._began
-                        pending.discard(name)
-                        if fresh:
-                            admitted.append(name)
+                        healthy.append(name)
                     else:
                         outcomes[name].error = (
                             f"HAProxy's check says {row.get('check_status') or 'nothing yet'} "
                             f"{row.get('last_chk') or row.get('check_desc') or ''}".strip()
                         )
+                fresh = [name for name in healthy if stats.state(rows[name]) != "up"]
+                for name in self.members.admit(healthy, 1 / (ramp_steps + 1)) if healthy else ():
+                    outcomes[name].changed = True
+                for name in healthy:
+                    outcomes[name].error = ""
+                    outcomes[name].seconds = self._clock() - self._began
+                pending.difference_update(healthy)
+                admitted += fresh
                 if pending and self._over():
                     break
                 if pending:
@@ -201,12 +203,10 @@ class Steps:
         """Send no new requests to members and wait until those under way are done, or for the deadline."""
         outcomes = {name: Outcome(name) for name in names}
         present = self.members.rows()
-        pending = set()
-        for name in names:
-            # A member that is gone has nothing under way: a repeated drain after a removal is no error.
-            if name in present:
-                outcomes[name].changed = self.members.drain(name)
-                pending.add(name)
+        # A member that is gone has nothing under way: a repeated drain after a removal is no error.
+        pending = {name for name in names if name in present}
+        for name in self.members.drain_all(sorted(pending)):
+            outcomes[name].changed = True
         while pending:
             seen = {one.name: one for one in self.members.members()}
             over = self._over()
@@ -227,6 +227,8 @@ class Steps:
         outcomes = {name: Outcome(name) for name in names}
         pending = set(names)
         cut: set[str] = set()
+        for name in self.members.unlist(sorted(pending)):
+            outcomes[name].changed = True
         while pending:
             over = self._over()
             for name in sorted(pending):
