@@ -45,7 +45,7 @@ def plan(
         going = _victims(policy, decision, survey)
         steps += _forgets(survey, ghosts, notes)
         steps += _joins(survey, {view.name for view in going})
-        steps += _leaving(policy, survey, now)
+        steps += _leaving(policy, survey, now, notes)
         steps += _sick(policy, decision, survey, now, notes)
         steps += _go(policy, going, decision, now)
     steps.sort(key=lambda step: ACTIONS.index(step.action))
@@ -124,21 +124,29 @@ def _joins(survey: Survey, going: set[str]) -> list[Step]:
     return steps
 
 
-def _leaving(policy: Policy, survey: Survey, now: float) -> list[Step]:
+def _leaving(policy: Policy, survey: Survey, now: float, notes: list[str]) -> list[Step]:
     """Go on with what was begun."""
     steps = []
     for view in survey.views:
         if not view.retiring or view.node is None or view.held or view.phase == "stopping":
             continue
-        deadline = view.retiring + policy.drain_deadline
-        late = now >= deadline
-        if view.phase in ("drained", "sick", *NOT_YET_MEMBERS, "stranded") and not view.busy:
-            steps.append(_step("retire", view, f"drained, {view.why}", view.retiring, deadline, late))
-        elif late:
+        begun = view.retiring
+        if view.phase == "in_service":
+            # Marked, and still serving: nothing was cut short yet, so its time begins when it drains.
+            if survey.serving < policy.min_nodes:
+                notes.append(f"{view.name} is to go, but serves until {policy.min_nodes} others do")
+                continue
+            begun = now
+        elif view.member is not None and view.phase in ("draining", "drained"):
+            begun = max(begun, now - view.member.since)
+        deadline = begun + policy.drain_deadline
+        if view.phase in ("drained", "sick", "stranded", *NOT_YET_MEMBERS) and not view.busy:
+            steps.append(_step("retire", view, f"on its way out: {view.why}", begun, deadline, now >= deadline))
+        elif now >= deadline:
             text = f"its deadline has passed with {view.busy} requests left"
-            steps.append(_step("retire", view, text, view.retiring, deadline, True))
+            steps.append(_step("retire", view, text, begun, deadline, True))
         else:
-            steps.append(_step("drain", view, f"drains since {now - view.retiring:.0f} s", view.retiring, deadline))
+            steps.append(_step("drain", view, f"drains since {now - begun:.0f} s", begun, deadline))
     return steps
 
 

@@ -1,0 +1,374 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""One check: observe, decide, plan, act, record. The only place that knows both the drivers and the decision."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import BalancerError, Counters
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import FILE_NAME, MEMORY, Ledger
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.decide import decide
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.metrics import sample as judge
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.plan import plan as make_plan
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import (
+    Survey,
+    survey,
+    visible,
+    wanting_probe,
+)
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import (
+    Decision,
+    Member,
+    Node,
+    Plan,
+    Reason,
+    Sample,
+)
+
+if TYPE_CHECKING:
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet
+
+# Faults that make the member list as doubtful as the counters.
+BLIND = frozenset({"missing", "stale", "future", "absurd"})
+
+
+def _nothing_saturated() -> Mapping[str, str]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a check looks: every access to the outside world, so that tests and the simulator can stand in."""
+
+    nodes: Callable[[], Sequence[Node]]
+    read: Callable[[Sequence[Node]], Counters]
+    probe: Callable[[Sequence[Node]], Mapping[str, bool]]
+    image: Callable[[str], tuple[str, str]]
+    clock: Callable[[], float] = time.time
+    saturated: Callable[[], Mapping[str, str]] = _nothing_saturated
+    new_token: Callable[[], str] = lambda: os.urandom(10).hex()
+    zones: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one check saw, decided, planned and, where it acted, what became of it.
+
+    ``status`` is ``idle`` (nothing to do), ``planned``, ``done``, ``failed`` or ``blind`` (the cloud or the balancer
+    did not answer and nothing could be planned). ``check`` is 0 where nothing was recorded.
+    """
+
+    check: int
+    status: str
+    decision: Decision
+    plan: Plan
+    sample: Sample
+    phases: Mapping[str, str]
+    errors: tuple[str, ...] = ()
+    message: str = ""
+    activities: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+
+    def to_data(self) -> dict[str, Any]:
+        """The outcome as plain data, for ``--json`` and the module."""
+        return {
+            "check_id": self.check,
+            "status": self.status,
+            "message": self.message,
+            "errors": list(self.errors),
+            "decision": self.decision.to_data(),
+            "plan": self.plan.to_data(),
+            "phases": dict(self.phases),
+            "sample": sample_data(self.sample),
+            "activities": [dict(one) for one in self.activities],
+        }
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What the playbook or the AWX job came to; both look the same from here."""
+
+    status: str  # done, failed
+    message: str = ""
+    activities: Sequence[Mapping[str, Any]] = ()
+
+
+def open_ledger(fleet: Fleet, *, trace: bool = True) -> Ledger:
+    """The fleet's ledger; without ``trace`` a ledger that does not exist yet is not made."""
+    path = fleet.state_dir / FILE_NAME
+    return Ledger(path if trace or path.exists() else MEMORY)
+
+
+def sources_of(fleet: Fleet) -> Sources:
+    """The real world of a fleet. Drivers are loaded here and not before: most commands need none."""
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import balancer_reader, cloud_driver
+
+    cloud = cloud_driver(fleet)
+
+    def read(nodes: Sequence[Node]) -> Counters:
+        addresses = [node.address for node in nodes if node.role == "balancer" and node.state == "running"]
+        return balancer_reader(fleet, addresses).read()
+
+    def image(release: str) -> tuple[str, str]:
+        for known in cloud.images():
+            if known.get("role") == "web" and release in ("", known.get("release", "")):
+                return str(known["id"]), str(known.get("release", ""))
+        return "", release
+
+    zones = fleet.cloud.get("zones") or ()
+    return Sources(nodes=cloud.nodes, read=read, probe=probe_health, image=image, zones=tuple(str(z) for z in zones))
+
+
+def probe_health(nodes: Sequence[Node], timeout: float = 1.0) -> dict[str, bool]:
+    """Ask nodes that are no members for their health, all at once."""
+    if not nodes:
+        return {}
+    import concurrent.futures
+    import http.client
+
+    def ask(node: Node) -> bool:
+        connection = http.client.HTTPConnection(node.address, 80, timeout=timeout)
+        try:
+            connection.request("GET", "/healthz")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=min(32, len(nodes))) as pool:
+        return dict(zip([node.name for node in nodes], pool.map(ask, nodes)))
+
+
+def check(
+    policy: Policy,
+    ledger: Ledger,
+    sources: Sources,
+    *,
+    origin: str = "check",
+    manual: int | None = None,
+    release: str = "",
+    record: bool = True,
+) -> Outcome:
+    """Observe, decide, plan and, with ``record``, write all of it down before anything is done.
+
+    :raises LedgerError: when the ledger cannot be used; nothing may be done then.
+    """
+    started = sources.clock()
+    mark = ledger.mark()
+    errors: list[str] = []
+    nodes: Sequence[Node] = ()
+    try:
+        nodes = sources.nodes()
+    except CloudError as exc:
+        errors.append(f"cloud: {exc}")
+    except Exception as exc:  # noqa: BLE001 a driver's own fault must be recorded like an outage, not end the check
+        errors.append(f"cloud: {type(exc).__name__}: {exc}")
+    cloud_known = not errors
+    current: Counters | None = None
+    trouble = ""
+    try:
+        if cloud_known:
+            current = sources.read(nodes)
+        else:
+            trouble = "the cloud did not name the balancers"
+    except BalancerError as exc:
+        trouble = str(exc)
+        errors.append(f"balancer: {exc}")
+    except Exception as exc:  # noqa: BLE001
+        trouble = f"{type(exc).__name__}: {exc}"
+        errors.append(f"balancer: {trouble}")
+    now = sources.clock()
+    window = policy.scale_in_window
+    history = ledger.history(now, window)
+    leaving = ledger.leaving(now - policy.drain_deadline)
+    going = set(leaving) | {node.name for node in nodes if "retiring" in node.tags}
+    taken = judge(
+        policy, _reading(ledger.state("reading")), current, now,
+        recent=history.samples, nodes=nodes, leaving=going, error=trouble,
+    )
+    codes = {code for code, _text in taken.faults}
+    members: Sequence[Member] | None = None
+    if current is not None and not codes & BLIND:
+        members = current.members
+    if not cloud_known:
+        return _blind(ledger, started, origin, taken, history.ghosts, mark, errors, record)
+
+    open_intents = ledger.intents()
+    expired = [intent.token for intent in open_intents if now - intent.created > policy.launch_timeout]
+    intents = [intent for intent in open_intents if intent.token not in expired]
+    healthy = sources.probe(wanting_probe(nodes, members)) if members is not None else {}
+    seen = survey(policy, nodes, members, now, healthy=healthy, intents=intents, leaving=leaving)
+    decision = decide(
+        policy, taken, seen, history, now,
+        pauses=ledger.pauses(now), saturated=sources.saturated(), manual=manual,
+    )
+    image, image_release = "", release
+    if decision.desired > seen.size:
+        try:
+            image, image_release = sources.image(release)
+        except CloudError as exc:
+            errors.append(f"images: {exc}")
+    steps = make_plan(
+        policy, decision, seen, now,
+        token=sources.new_token(), image=image, release=image_release, zones=sources.zones, ghosts=history.ghosts,
+    )
+    number = 0
+    if record:
+        keep = current if current is not None and not codes & BLIND else None
+        number = ledger.commit(
+            started, origin, taken, decision, steps, mark,
+            reading=_reading_data(keep) if keep is not None else None,
+            ghosts=[view.name for view in seen.of("ghost")],
+            message="; ".join(errors),
+            seen={intent.token: visible(intent, nodes) for intent in open_intents},
+            expired=expired,
+        )
+        if not steps:
+            ledger.prune(now, policy.keep_days)
+    return Outcome(
+        number, "planned" if steps else "blind" if errors else "idle", decision, steps, taken, _phases(seen),
+        tuple(errors),
+    )
+
+
+def run(
+    policy: Policy,
+    ledger: Ledger,
+    sources: Sources,
+    act: Callable[[Outcome], RunResult],
+    *,
+    origin: str = "check",
+    manual: int | None = None,
+    release: str = "",
+) -> Outcome:
+    """A whole check. ``act`` is called only when there is something to do."""
+    outcome = check(policy, ledger, sources, origin=origin, manual=manual, release=release)
+    if not outcome.plan:
+        return outcome
+    try:
+        result = act(outcome)
+    except BaseException as exc:
+        ledger.finish(outcome.check, sources.clock(), "failed", f"{type(exc).__name__}: {exc}")
+        raise
+    if result.activities:
+        ledger.record(outcome.check, result.activities)
+    ledger.finish(outcome.check, sources.clock(), result.status, result.message)
+    done = ledger.activities(outcome.check)
+    return Outcome(
+        outcome.check, result.status, outcome.decision, outcome.plan, outcome.sample, outcome.phases,
+        outcome.errors, result.message, done,
+    )
+
+
+def _blind(
+    ledger: Ledger,
+    started: float,
+    origin: str,
+    taken: Sample,
+    ghosts: frozenset[str],
+    mark: int,
+    errors: Sequence[str],
+    record: bool,
+) -> Outcome:
+    """Without the list of nodes nothing can be planned; the size of the last check stands."""
+    last = ledger.checks(1)
+    size = int(last[0]["size"] or 0) if last else 0
+    reason = Reason("no_cloud", f"the cloud did not answer, so nothing is done: {'; '.join(errors)}", size)
+    decision = Decision(size, "none", size, size, False, (reason,), frozen=True, hold_in=True)
+    number = 0
+    if record:
+        number = ledger.commit(
+            started, origin, taken, decision, Plan(), mark, ghosts=sorted(ghosts), message="; ".join(errors)
+        )
+    return Outcome(number, "blind", decision, Plan(), taken, {}, tuple(errors))
+
+
+def _phases(seen: Survey) -> dict[str, str]:
+    return {view.name: view.phase for view in seen.views}
+
+
+def sample_data(taken: Sample) -> dict[str, Any]:
+    """A sample as plain data."""
+    data = asdict(taken)
+    data["faults"] = [{"code": code, "text": text} for code, text in taken.faults]
+    return data
+
+
+def _reading_data(reading: Counters) -> dict[str, Any]:
+    """The part of a reading that the next check compares with. Member by member: this runs at every check."""
+    return {
+        "taken": reading.taken, "requests": reading.requests, "in_service": reading.in_service,
+        "waiting": reading.waiting, "mean_seconds": reading.mean_seconds, "started": reading.started,
+        "mean_window": reading.mean_window, "members": [(m.name, m.state) for m in reading.members],
+    }
+
+
+def _reading(data: Mapping[str, Any] | None) -> Counters | None:
+    if not data:
+        return None
+    members = tuple(Member(str(name), "", str(state), 0) for name, state in data["members"])
+    return Counters(
+        float(data["taken"]), int(data["requests"]), int(data["in_service"]), int(data["waiting"]),
+        data["mean_seconds"], float(data["started"]), members, int(data["mean_window"]),
+    )
+
+
+def explain(row: Mapping[str, Any], activities: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+    """A recorded check in sentences."""
+    decision = row.get("decision") or {}
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(row["started"])))
+    size, desired = decision.get("size", 0), decision.get("desired", 0)
+    verdict = {"out": f"should grow from {size} to {desired}", "in": f"should shrink from {size} to {desired}"}
+    lines = [f"Check {row['id']} ({row['origin']}, {when}): the fleet "
+             f"{verdict.get(str(decision.get('direction')), f'keeps its size of {size}')} web nodes."]
+    lines += [f"  {number}. {reason['text']} → {reason['desired']}"
+              for number, reason in enumerate(decision.get("reasons", ()), 1)]
+    plan = row.get("plan") or {}
+    done = {(one["action"], one["node"]): one for one in activities}
+    if not plan.get("steps"):
+        lines.append("Nothing had to be done.")
+    for step in plan.get("steps", ()):
+        target = step.get("node") or step.get("token", "")
+        what = f"{step['count']} nodes" if step["action"] == "launch" else target
+        became = done.get((step["action"], target))
+        result = ""
+        if became is not None:
+            seconds = became.get("seconds")
+            took = f" in {seconds:.1f} s" if isinstance(seconds, (int, float)) else ""
+            detail = f": {became['message']}" if became.get("message") else ""
+            result = f" [{became['status']}{took}{detail}]"
+        lines.append(f"  {step['action']} {what}: {step['reason']}{result}")
+    lines += [f"  note: {note}" for note in plan.get("notes", ())]
+    if row.get("status") not in ("idle", "done", "planned"):
+        lines.append(f"It ended as {row['status']}.")
+    if row.get("message"):
+        lines.append(f"Message: {row['message']}")
+    return lines
+
+
+def status(policy: Policy, ledger: Ledger, sources: Sources) -> dict[str, Any]:
+    """The fleet as it is now, without writing anything."""
+    outcome = check(policy, ledger, sources, record=False)
+    now = sources.clock()
+    last = ledger.checks(1)
+    return {
+        "now": now,
+        "size": outcome.decision.size,
+        "desired": outcome.decision.desired,
+        "min_nodes": policy.min_nodes,
+        "max_nodes": policy.max_nodes,
+        "phases": dict(outcome.phases),
+        "sample": sample_data(outcome.sample),
+        "decision": outcome.decision.to_data(),
+        "plan": outcome.plan.to_data(),
+        "errors": list(outcome.errors),
+        "pauses": [asdict(pause) for pause in ledger.pauses(now)],
+        "last_check": {key: last[0][key] for key in ("id", "started", "status", "message")} if last else None,
+    }
