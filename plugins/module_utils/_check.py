@@ -53,7 +53,7 @@ class Sources:
     image: Callable[[str], tuple[str, str]]
     clock: Callable[[], float] = time.time
     saturated: Callable[[], Mapping[str, str]] = _nothing_saturated
-    new_token: Callable[[], str] = lambda: os.urandom(10).hex()
+    new_token: Callable[[], str] = lambda: os.urandom(5).hex()
     zones: Sequence[str] = ()
 
 

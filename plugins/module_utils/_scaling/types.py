@@ -211,7 +211,10 @@ class Step:
     forced: bool = False
 
     def to_data(self) -> dict[str, Any]:
-        """The step as plain data; fields that say nothing are left out."""
+        """The step as plain data; fields that say nothing are left out.
+
+        A launch brings the tags its nodes must carry, by which later checks recognise them.
+        """
         data: dict[str, Any] = {"action": self.action, "reason": self.reason}
         for key in ("node", "address", "count", "token", "image", "release", "since", "deadline", "forced"):
             value = getattr(self, key)
@@ -219,6 +222,8 @@ class Step:
                 data[key] = value
         if self.zones:
             data["zones"] = list(self.zones)
+        if self.action == "launch":
+            data["tags"] = {"launch": self.token}
         return data
 
     @classmethod

@@ -1,0 +1,254 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The command line: parses arguments, runs one check or shows what the ledger knows.
+
+Exit codes: 0 nothing to do, or done · 1 a fault in the program · 2 wrong arguments · 3 the fleet file or the ledger
+cannot be used · 4 the cloud or the balancer did not answer · 5 the plan was not carried out · 6 another check is under
+way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import (
+    Outcome,
+    RunResult,
+    check,
+    explain,
+    open_ledger,
+    run,
+    sources_of,
+    status,
+)
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet, FleetFileError, load
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import LedgerError, Superseded
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
+from ansible_collections.elearning.moodle_fleet.trigger.lock import Locked, single_flight
+
+OK, WRONG_FILE, BLIND, FAILED, BUSY = 0, 3, 4, 5, 6
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    if not arguments.fleet:
+        print("moodle-fleet: name the fleet file by --fleet or MOODLE_FLEET_FILE", file=sys.stderr)
+        return 2
+    try:
+        fleet = load(arguments.fleet)
+        policy = Policy.from_settings(fleet.scaling)
+        code: int = arguments.command(arguments, fleet, policy)
+        return code
+    except Locked as exc:
+        print(f"moodle-fleet: {exc}", file=sys.stderr)
+        return BUSY
+    except Superseded as exc:
+        print(f"moodle-fleet: {exc}", file=sys.stderr)
+        return BUSY
+    except (FleetFileError, LedgerError) as exc:
+        print(f"moodle-fleet: {exc}", file=sys.stderr)
+        return WRONG_FILE
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="moodle-fleet", description=(__doc__ or "").split("\n", 1)[0],
+                                     epilog=(__doc__ or "").split("\n\n", 1)[-1])
+    parser.add_argument("--fleet", default=os.environ.get("MOODLE_FLEET_FILE", ""), metavar="FILE",
+                        help="the fleet file (moodle_fleet.yml); default: MOODLE_FLEET_FILE")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, function: object, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("--fleet", default=argparse.SUPPRESS, metavar="FILE", help=argparse.SUPPRESS)
+        sub.add_argument("--json", action="store_true", help="print data instead of text")
+        sub.set_defaults(command=function)
+        return sub
+
+    one = add("check", _check, "one pass: observe, decide, plan and, if need be, act")
+    one.add_argument("--dry-run", action="store_true", help="say what would be done; change and record nothing")
+    one.add_argument("--desired", type=int, metavar="N", help="ask for this many web nodes, within the bounds")
+    one.add_argument("--release", default="", help="launch new nodes from the image of this release")
+    one.add_argument("--playbook", type=Path, metavar="FILE", help="instead of the collection's playbooks/scale.yml")
+    one.add_argument("--timeout", type=float, default=3600, metavar="S", help="seconds a run may take (3600)")
+    one.add_argument("--awx-url", default=os.environ.get("MOODLE_FLEET_AWX_URL", ""), metavar="URL",
+                     help="launch a job template of this AWX instead; default: MOODLE_FLEET_AWX_URL")
+    one.add_argument("--awx-template", default=os.environ.get("MOODLE_FLEET_AWX_TEMPLATE", ""), metavar="T",
+                     help="number or name of the job template; default: MOODLE_FLEET_AWX_TEMPLATE")
+    one.add_argument("--awx-token-file", default=os.environ.get("MOODLE_FLEET_AWX_TOKEN_FILE", ""), metavar="FILE",
+                     help="file with the token; default: MOODLE_FLEET_AWX_TOKEN_FILE, or the token itself in "
+                          "MOODLE_FLEET_AWX_TOKEN")
+    add("status", _status, "the fleet as it is now")
+    told = add("explain", _explain, "the last decision in sentences")
+    told.add_argument("check", nargs="?", type=int, help="number of another check")
+    past = add("history", _history, "the latest checks")
+    past.add_argument("-n", "--limit", type=int, default=20, help="how many (20)")
+    past.add_argument("--all", action="store_true", help="also checks that had nothing to do")
+    stop = add("pause", _pause, "stop scaling for a while")
+    stop.add_argument("--in-only", action="store_true", help="only scaling in; the fleet may still grow")
+    stop.add_argument("--reason", default="", help="why, for whoever reads the status")
+    stop.add_argument("--for", dest="duration", type=_duration, default=0.0, metavar="TIME",
+                      help="for 90s, 30m, 12h or 2d; without it until “resume”")
+    add("resume", _resume, "end every pause")
+    return parser
+
+
+def _duration(text: str) -> float:
+    unit = _UNITS.get(text[-1:].lower())
+    try:
+        seconds = float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 10 * 366 * 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration; give for example 30m or 12h")
+    return seconds
+
+
+def _check(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
+    act = None if arguments.dry_run else _actor(arguments, fleet)
+    if isinstance(act, str):
+        print(f"moodle-fleet: {act}", file=sys.stderr)
+        return 2
+    if act is None:
+        with open_ledger(fleet, trace=False) as ledger:
+            outcome = check(policy, ledger, sources_of(fleet), origin="dry run", manual=arguments.desired,
+                            release=arguments.release, record=False)
+    else:
+        with single_flight(fleet.state_dir / "check.lock") as lock, open_ledger(fleet) as ledger:
+            origin = "check" if arguments.desired is None else "by hand"
+            outcome = run(policy, ledger, sources_of(fleet), lambda planned: act(planned, lock), origin=origin,
+                          manual=arguments.desired, release=arguments.release)
+    if arguments.json:
+        _print_json(outcome.to_data())
+    else:
+        _print_outcome(outcome, dry_run=arguments.dry_run)
+    if outcome.status == "failed":
+        return FAILED
+    return BLIND if outcome.errors else OK
+
+
+def _actor(arguments: argparse.Namespace, fleet: Fleet):  # type: ignore[no-untyped-def]
+    """What carries out a plan: a function of (outcome, lock), or a text that says what is missing."""
+
+    def variables(outcome: Outcome) -> dict[str, object]:
+        return {
+            "fleet_plan": outcome.plan.to_data()["steps"],
+            "fleet_check_id": outcome.check,
+            "fleet_file": str(fleet.path),
+        }
+
+    if not arguments.awx_url:
+        def local(outcome: Outcome, lock: int) -> RunResult:
+            from ansible_collections.elearning.moodle_fleet.trigger import runner
+
+            playbook = arguments.playbook or runner.COLLECTION / "playbooks" / "scale.yml"
+            return runner.run_playbook(playbook, fleet.path, variables(outcome),
+                                       fleet.state_dir / "runs" / f"{outcome.check:08d}", lock=lock,
+                                       timeout=arguments.timeout)
+        return local
+
+    token = os.environ.get("MOODLE_FLEET_AWX_TOKEN", "")
+    if arguments.awx_token_file:
+        try:
+            token = Path(arguments.awx_token_file).read_text(encoding="utf-8").strip()
+        except OSError as exc:
+            return f"the token file {arguments.awx_token_file} cannot be read: {exc.strerror}"
+    if not token or not arguments.awx_template:
+        return "AWX needs --awx-template and a token (--awx-token-file or MOODLE_FLEET_AWX_TOKEN)"
+
+    def remote(outcome: Outcome, _lock: int) -> RunResult:
+        from ansible_collections.elearning.moodle_fleet.trigger.awx import AWX
+
+        values = variables(outcome)
+        del values["fleet_file"]  # a path on this machine means nothing to AWX's
+        return AWX(arguments.awx_url, token, arguments.awx_template).run(values, limit=arguments.timeout)
+    return remote
+
+
+def _status(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
+    with open_ledger(fleet, trace=False) as ledger:
+        data = status(policy, ledger, sources_of(fleet))
+    if arguments.json:
+        _print_json({"fleet": fleet.name, **data})
+    else:
+        from ansible_collections.elearning.moodle_fleet.trigger import output
+
+        output.status(fleet.name, data)
+    return BLIND if data["errors"] else OK
+
+
+def _explain(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
+    with open_ledger(fleet, trace=False) as ledger:
+        rows = ledger.checks(1, check=arguments.check)
+        activities = ledger.activities(rows[0]["id"]) if rows else []
+    if not rows:
+        print("The ledger knows no such check." if arguments.check else "No check was made yet.", file=sys.stderr)
+        return OK if arguments.check is None else 2
+    if arguments.json:
+        _print_json({**rows[0], "activities": activities})
+    else:
+        print("\n".join(explain(rows[0], activities)))
+    return OK
+
+
+def _history(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
+    with open_ledger(fleet, trace=False) as ledger:
+        rows = ledger.checks(arguments.limit, acted_only=not arguments.all)
+        for row in rows:
+            row["activities"] = ledger.activities(row["id"])
+    if arguments.json:
+        _print_json({"checks": rows})
+    else:
+        from ansible_collections.elearning.moodle_fleet.trigger import output
+
+        output.history(rows)
+    return OK
+
+
+def _pause(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
+    now = time.time()
+    scope = "in" if arguments.in_only else "all"
+    until = now + arguments.duration if arguments.duration else 0.0
+    with open_ledger(fleet) as ledger:
+        ledger.pause(scope, arguments.reason, now, until)
+    what = "Scaling in" if scope == "in" else "Scaling"
+    end = time.strftime("until %Y-%m-%d %H:%M:%S", time.localtime(until)) if until else "until “moodle-fleet resume”"
+    if arguments.json:
+        _print_json({"scope": scope, "reason": arguments.reason, "since": now, "until": until})
+    else:
+        print(f"{what} is paused {end}.")
+    return OK
+
+
+def _resume(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
+    with open_ledger(fleet) as ledger:
+        ended = ledger.resume(time.time())
+    if arguments.json:
+        _print_json({"ended": ended})
+    else:
+        print(f"{ended} pause{'s' if ended != 1 else ''} ended." if ended else "Nothing was paused.")
+    return OK
+
+
+def _print_json(data: object) -> None:
+    import json
+
+    print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def _print_outcome(outcome: Outcome, *, dry_run: bool) -> None:
+    row = {"id": outcome.check or "-", "origin": "dry run" if dry_run else "now", "started": time.time(),
+           "status": outcome.status, "message": outcome.message, "decision": outcome.decision.to_data(),
+           "plan": outcome.plan.to_data()}
+    print("\n".join(explain(row, outcome.activities)))
+    for error in outcome.errors:
+        print(f"moodle-fleet: {error}", file=sys.stderr)
