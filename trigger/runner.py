@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -59,7 +60,7 @@ def run_playbook(
         return RunResult("failed", f"stopped after {timeout:.0f} s; see {folder}/output.log")
     if code == 0:
         return RunResult("done")
-    return RunResult("failed", _failures(folder) or f"ended with {code}; see {folder}/output.log")
+    return RunResult("failed", _failures(folder) or f"{_last_error(folder)}ended with {code}; see {folder}/output.log")
 
 
 def _wait(process: subprocess.Popen[bytes], timeout: float) -> int | None:
@@ -100,6 +101,13 @@ def _failures(folder: Path) -> str:
                     text = str(data.get("res", {}).get("msg", "")).strip().replace("\n", " ")
                     found.append(f"{data.get('host')}: {data.get('task')}: {text[:300]}")
     return "; ".join(found[:3])
+
+
+def _last_error(folder: Path) -> str:
+    """The last error before any task ran, for example an inventory that cannot be read."""
+    text = (folder / "output.log").read_text(encoding="utf-8", errors="replace")
+    found = [line for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines() if "ERROR" in line]
+    return f"{found[-1].strip()[:300]}; " if found else ""
 
 
 def _forget_old(folder: Path) -> None:

@@ -19,6 +19,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.pl
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import (
     Survey,
+    phases,
     survey,
     visible,
     wanting_probe,
@@ -144,6 +145,17 @@ def probe_health(nodes: Sequence[Node], timeout: float = 1.0) -> dict[str, bool]
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=min(32, len(nodes))) as pool:
         return dict(zip([node.name for node in nodes], pool.map(ask, nodes)))
+
+
+def observed_phases(fleet: Fleet, nodes: Sequence[Node]) -> dict[str, str]:
+    """The phase of each web node by name, for the inventory; other tiers have none.
+
+    :raises BalancerError: when no balancer answers.
+    """
+    sources = sources_of(fleet)
+    members = sources.read(nodes).members
+    healthy = sources.probe(wanting_probe(nodes, members))
+    return phases(Policy.from_settings(fleet.scaling), nodes, members, sources.clock(), healthy)
 
 
 def check(
