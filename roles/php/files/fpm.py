@@ -143,9 +143,10 @@ def workers(config: dict, cpu: float, memory: int) -> int:
 # -- Commands ----------------------------------------------------------------------------------------------------
 
 def forget_configuration() -> None:
-    """Drop compiled copies of the configuration from the file cache: their timestamps are not checked."""
-    for folder in OPCACHE.glob("*/etc"):
-        shutil.rmtree(folder, ignore_errors=True)
+    """Drop compiled copies of what is no release from the file cache: their timestamps are not checked."""
+    for part in ("etc", "usr"):
+        for folder in OPCACHE.glob("*/" + part):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write(path: Path, text: str) -> None:
