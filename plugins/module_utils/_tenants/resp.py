@@ -10,11 +10,17 @@ from collections.abc import Iterable, Sequence
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.definition import Tenant
 
-# What Moodle and PHP's session handler need. Nothing that reads or changes the server or sees other
-# tenants' keys; SCAN shows names of keys but Moodle needs it to end a site's sessions.
+# What Moodle and PHP's session handler need, one by one: nothing that reads or changes the server. SCAN shows names of
+# keys, but Moodle needs it to end a site's sessions.
 COMMANDS = (
-    "-@all", "+@read", "+@write", "+@connection", "+@transaction",
-    "-@dangerous", "-randomkey", "-dbsize", "+info", "+eval", "+evalsha",
+    "-@all",
+    *"+auth +echo +hello +ping +quit +reset +select +info +scan".split(),
+    *"+multi +exec +discard +watch +unwatch +eval +evalsha".split(),
+    *"+exists +type +del +unlink +expire +pexpire +expireat +pexpireat +persist +ttl +pttl".split(),
+    *"+get +set +setex +psetex +setnx +getset +getdel +getex +mget +mset +append +strlen +incr +incrby +decr +decrby".split(),
+    *"+hget +hset +hmget +hmset +hsetnx +hgetall +hdel +hexists +hkeys +hvals +hlen +hincrby +hscan +hstrlen".split(),
+    *"+zadd +zrem +zcard +zcount +zscore +zrange +zrangebyscore +zremrangebyscore +zremrangebyrank".split(),
+    *"+sadd +srem +smembers +sismember +scard +sscan".split(),
 )
 
 
@@ -83,16 +89,20 @@ class Connection:
         raise RedisError("Redis answered something that is not its protocol")
 
 
+# Redis shows commands in a form of its own. So the list's checksum is kept in the user, as a pattern of a key that the
+# other pattern covers anyway, and a user made with another list is recognised.
+_MARK = hashlib.sha256(" ".join(COMMANDS).encode()).hexdigest()[:12]
+
+
 def rule(tenant: Tenant, password: str) -> list[str]:
     """Return the rule of a tenant's user: its own keys, by its own password."""
     checksum = hashlib.sha256(password.encode()).hexdigest()
-    return ["on", f"#{checksum}", f"~t:{tenant.name}:*", *COMMANDS]
+    return ["on", f"#{checksum}", f"~t:{tenant.name}:*", f"~t:{tenant.name}:acl-{_MARK}", *COMMANDS]
 
 
 def _normal(words: Iterable[str]) -> tuple[str, ...]:
-    """Return what matters of a rule as Redis shows it; the order of what is allowed is its own."""
-    ignored = {"sanitize-payload", "resetchannels", "resetkeys", "resetpass", "reset"}
-    return tuple(sorted(word for word in words if word not in ignored))
+    """Return what can be compared of a rule: whether the user is on, its passwords, keys and channels."""
+    return tuple(sorted(word for word in words if word in ("on", "off", "nopass") or word[0] in "#~&%("))
 
 
 def observe(connection: Connection) -> dict[str, tuple[str, ...]]:

@@ -1,0 +1,106 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a tenant needs, from what a server and Redis have."""
+from __future__ import annotations
+
+import pytest
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import apply, database, definition, resp
+
+TENANT = definition.load([{"name": "a_b", "hosts": ["a.example.org"], "title": "A", "admin": {"email": "a@b"}, "generation": 2}])[0]
+USER = ("moodle_a_b_g2", "%")
+
+
+def observed(**changes):
+    found = database.Observed(
+        databases={"moodle_a_b": "utf8mb4_unicode_ci"},
+        users={USER: database.checksum("pw")},
+        grants={(*USER, "moodle\\_a\\_b")},
+        book={"a_b": ("installed", "r")},
+        has_book=True,
+    )
+    for name, value in changes.items():
+        setattr(found, name, value)
+    return found
+
+
+def test_nothing_to_do():
+    assert database.statements(observed(), TENANT, "pw", "%", prune=True) == []
+
+
+def test_rights_end_at_the_tenants_own_database():
+    """An underscore in GRANT stands for any character: a_b must not reach the database of axb."""
+    needed = database.statements(observed(grants={(*USER, "moodle_a_b")}), TENANT, "pw", "%", prune=False)
+    assert [statement for statement, values in needed] == [f"GRANT {database.RIGHTS} ON `moodle\\_a\\_b`.* TO %s@%s"]
+
+
+def test_a_changed_password_is_set():
+    assert database.statements(observed(), TENANT, "new", "%", prune=False) == [
+        ("ALTER USER %s@%s IDENTIFIED BY %s", (*USER, "new"))
+    ]
+
+
+def test_old_generations_stay_until_pruned():
+    users = {USER: database.checksum("pw"), ("moodle_a_b_g1", "%"): "x", ("moodle_a_b_c_g1", "%"): "x", ("moodle_a_g1", "%"): "x"}
+    assert database.statements(observed(users=users), TENANT, "pw", "%", prune=False) == []
+    assert database.statements(observed(users=users), TENANT, "pw", "%", prune=True) == [
+        ("DROP USER %s@%s", ("moodle_a_b_g1", "%"))
+    ]
+
+
+def test_redis_users_reach_their_own_keys_only():
+    words = resp.rule(TENANT, "pw")
+    assert [word for word in words if word[0] == "~"][0] == "~t:a_b:*"
+    assert all(word.startswith("~t:a_b:") for word in words if word[0] == "~")
+    assert words.index("-@all") < min(words.index(word) for word in words if word[0] == "+")
+    assert not {"+flushall", "+keys", "+config", "+acl", "+@all", "+script", "+swapdb"} & set(words)
+
+
+def test_redis_users_are_compared_whatever_form_their_commands_have():
+    shown = resp._normal([*resp.rule(TENANT, "pw")[:4], "sanitize-payload", "resetchannels", "-@all", "+@hash", "-hscan"])
+    assert resp.differences({"t:a_b:g2": shown}, [TENANT], {"a_b": "pw"}, prune=True) == {}
+    assert "a_b" in resp.differences({"t:a_b:g2": shown}, [TENANT], {"a_b": "new"}, prune=True)
+    assert resp.differences({"t:a_b:g2": shown, "t:a_b:g1": ()}, [TENANT], {"a_b": "pw"}, prune=True) == {
+        "a_b": [("ACL", "DELUSER", "t:a_b:g1")]
+    }
+
+
+class Server:
+    def __init__(self, content):
+        self.content = content
+
+    def finished(self, tenant):
+        return self.content
+
+
+def site(content, **changes):
+    applier = apply.Applier(None, None, None, "s" * 40, "%", None)
+    return applier._site(Server(content), observed(**changes), TENANT)
+
+
+@pytest.mark.parametrize(
+    ("content", "book", "needed"),
+    [
+        ("empty", {}, "install"),
+        ("empty", {"a_b": ("installing", "")}, "install"),
+        ("unfinished", {"a_b": ("installing", "")}, "again"),
+        ("finished", {"a_b": ("installing", "")}, "adopt"),
+        ("finished", {}, "adopt"),
+    ],
+)
+def test_what_a_site_needs(content, book, needed):
+    assert site(content, book=book) == needed
+
+
+def test_a_database_we_did_not_begin_to_fill_is_never_dropped():
+    with pytest.raises(database.DatabaseError, match="not from an installation"):
+        site("unfinished", book={})
+
+
+def test_a_lost_database_is_not_replaced_by_an_empty_site():
+    with pytest.raises(database.DatabaseError, match="is gone: restore it"):
+        site("empty", databases={})
+
+
+def test_actions_hold_no_password():
+    work = apply.Work(TENANT, sql=[("CREATE USER %s@%s IDENTIFIED BY %s", (*USER, "s3cret"))], site="install")
+    assert work.actions() == ["create user", "install the site"]
