@@ -1,0 +1,68 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Benchmarks of the running local fleet. Each prints tables and writes results/*.csv.
+
+  pages       CPU of a page: a fleet's node against one stand-alone server; each measure's gain; freshness across nodes
+  first-hit   the first pages of a fresh node, warmed up and not, against warm pages
+  launch      launch → first request served through the balancer, from the image and from bare, against bare commands
+  tenant-map  finding the tenant among 1, 130 and 5,000
+  no-change   a second site.yml: seconds, tasks, ssh executions
+  inventory   1,000 nodes: the inventory plugin against one that asks nobody
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import platform
+import time
+
+from measure import say
+
+BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "no-change", "inventory")
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("benchmarks", nargs="*", metavar="BENCHMARK", help="which; all of them by default")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds; the median counts (default 5)")
+    parser.add_argument("--requests", type=int, default=60, help="pages: requests for each page and round (default 60)")
+    parser.add_argument("--clients", type=int, default=8, help="pages: clients that saturate; 1 leaves that out (default 8)")
+    parser.add_argument("--changes", type=int, default=20, help="pages: changes of the freshness check (default 20)")
+    parser.add_argument("--parts", default="versus,measures,freshness", help="pages: which parts, with commas (default: all)")
+    parser.add_argument("--keep", action="store_true", help="keep the benchmarks' own containers, for the next time")
+    parser.add_argument("--fleet-file", default=os.environ.get("MOODLE_FLEET_FILE"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    unknown = sorted(set(given.benchmarks) - set(BENCHMARKS))
+    if unknown:
+        parser.error(f"unknown benchmark {unknown[0]!r}; known: {' '.join(BENCHMARKS)}")
+    given.benchmarks = given.benchmarks or list(BENCHMARKS)
+    given.parts = given.parts.split(",")
+    return given
+
+
+def main() -> None:
+    """Run what was asked for, then take the benchmarks' own containers away."""
+    given = arguments()
+    fleet = None
+    if set(given.benchmarks) - {"inventory", "no-change"}:
+        from nodes import Fleet
+
+        fleet = Fleet(given.fleet_file)
+    print(f"{platform.node()}: {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, {time.strftime('%Y-%m-%d %H:%M %Z')}"
+          + (f", fleet {fleet.name}, {fleet.what}" if fleet else ""), flush=True)
+    try:
+        for name in given.benchmarks:
+            say(f"== {name}")
+            importlib.import_module(name.replace("-", "_")).main(fleet, given)
+    finally:
+        if fleet and not given.keep:
+            from pages import clean
+
+            clean(fleet)
+
+
+if __name__ == "__main__":
+    main()
