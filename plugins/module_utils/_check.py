@@ -18,6 +18,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.me
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.plan import plan as make_plan
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import (
+    SETTLE,
     Survey,
     phases,
     survey,
@@ -212,11 +213,11 @@ def check(
     if not cloud_known:
         return _blind(ledger, started, origin, taken, history.ghosts, mark, errors, record)
 
-    open_intents = ledger.intents()
+    open_intents = ledger.intents(now - SETTLE)
     expired = [intent.token for intent in open_intents if now - intent.created > policy.launch_timeout]
     intents = [intent for intent in open_intents if intent.token not in expired]
     healthy = sources.probe(wanting_probe(nodes, members)) if members is not None else {}
-    seen = survey(policy, nodes, members, now, healthy=healthy, intents=intents, leaving=leaving)
+    seen = survey(policy, nodes, members, now, healthy=healthy, intents=intents, leaving=leaving, ghosts=history.ghosts)
     decision = decide(
         policy, taken, seen, history, now,
         pauses=ledger.pauses(now), saturated=sources.saturated(), manual=manual,

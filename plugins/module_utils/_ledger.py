@@ -54,6 +54,7 @@ MIGRATIONS: tuple[str, ...] = (
       token TEXT PRIMARY KEY, check_id INTEGER NOT NULL, count INTEGER NOT NULL, created REAL NOT NULL,
       image TEXT NOT NULL, node_release TEXT NOT NULL, seen INTEGER NOT NULL DEFAULT 0, status TEXT NOT NULL);
     CREATE INDEX intents_open ON intents (status) WHERE status = 'open';
+    CREATE INDEX intents_created ON intents (created);
     CREATE TABLE pauses (
       id INTEGER PRIMARY KEY AUTOINCREMENT, scope TEXT NOT NULL, reason TEXT NOT NULL, since REAL NOT NULL,
       until REAL NOT NULL, ended REAL NOT NULL DEFAULT 0);
@@ -291,12 +292,14 @@ class Ledger:
         row = self._rows("SELECT max(started) AS at FROM checks WHERE acted = ?", direction)[0]
         return float(row["at"] or 0.0)
 
-    def intents(self) -> list[Intent]:
-        """Launches that are announced and whose nodes were not all seen."""
+    def intents(self, since: float) -> list[Intent]:
+        """Launches whose nodes were not all seen, and those announced lately."""
         return [
             Intent(row["token"], row["count"], row["created"], row["check_id"], row["image"], row["node_release"],
                    row["seen"])
-            for row in self._rows("SELECT * FROM intents WHERE status = 'open' ORDER BY created, token")
+            for row in self._rows(
+                "SELECT * FROM intents WHERE status = 'open' OR created >= ? ORDER BY created, token", since
+            )
         ]
 
     def leaving(self, since: float) -> dict[str, float]:

@@ -64,7 +64,9 @@ def _launches(
     seen_size = survey.size - survey.coming
     room = policy.max_nodes - survey.existing
     for intent, missing in survey.unseen:
-        if decision.desired > seen_size and missing <= room + survey.coming:
+        # The same token would launch its whole count again: only where none of it has been there.
+        asks = intent.seen + missing <= intent.count
+        if asks and decision.desired > seen_size and missing <= room + survey.coming:
             # The answer to this launch was lost or is late: the same token asks again and launches nothing twice.
             reason = f"{missing} of {intent.count} nodes of this launch are not seen yet"
             steps.append(
@@ -157,7 +159,7 @@ def _sick(policy: Policy, decision: Decision, survey: Survey, now: float, notes:
         bad = [view for view in bad if view.node is not None and view.node.state == "failed"]
     if not bad:
         return []
-    if survey.serving < max(policy.min_nodes, min(decision.desired, survey.size)):
+    if survey.serving < max(policy.min_nodes, decision.desired):
         if survey.existing < policy.max_nodes:
             notes.append(f"{', '.join(view.name for view in bad[:5])}: kept until the replacement serves")
             return []

@@ -22,6 +22,8 @@ PHASES = (
 )
 # Phases that count as present: the node serves, or will.
 PRESENT = frozenset({"launching", "building", "ready", "joining", "in_service", "failing", "unknown"})
+# For this many seconds after a launch the cloud's list may still lack nodes that it showed before.
+SETTLE = 120.0
 # Members that passed their check may be forgotten only when their node is missing for a second check.
 SERVING = frozenset({"up", "starting", "draining"})
 
@@ -38,6 +40,7 @@ class View:
     retiring: float = 0.0
     protected: bool = False
     held: bool = False
+    doubtful: bool = False
 
     @property
     def busy(self) -> int:
@@ -47,7 +50,9 @@ class View:
     @property
     def counted(self) -> bool:
         """Whether it counts towards the desired number."""
-        if self.retiring or self.node is None:
+        if self.node is None:
+            return self.doubtful
+        if self.retiring:
             return False
         if self.held:
             return self.phase == "in_service"
@@ -79,7 +84,7 @@ class Survey:
     @property
     def existing(self) -> int:
         """Servers that exist or were asked for, whatever their phase."""
-        return sum(view.node is not None for view in self.views) + self.coming
+        return sum(view.node is not None or view.doubtful for view in self.views) + self.coming
 
     @property
     def serving(self) -> int:
@@ -101,13 +106,15 @@ def survey(
     healthy: Mapping[str, bool] | None = None,
     intents: Sequence[Intent] = (),
     leaving: Mapping[str, float] | None = None,
+    ghosts: Collection[str] = (),
     role: str = "web",
 ) -> Survey:
     """Classify the nodes of one role.
 
     ``members`` None means that the balancer could not be read. ``healthy`` tells of nodes without a member whether
     they answer their health check, where that was asked. ``intents`` are the open launches, ``leaving`` the nodes a
-    plan under way drains, with the time it began.
+    plan under way drains, with the time it began. ``ghosts`` were without a node at the check before already: a member
+    that serves and whose node is missing for the first time is more likely an outdated answer of the cloud.
     """
     by_name = {member.name: member for member in members or ()}
     ours = [node for node in nodes if node.role == role]
@@ -116,11 +123,13 @@ def survey(
         for node in sorted(ours, key=lambda n: n.name)
     ]
     known = {node.name for node in ours}
+    addresses = {node.address for node in ours}
     views += [
-        View(name, "ghost", "the balancer knows it, the cloud does not", None, by_name[name])
+        View(name, "ghost", "the balancer knows it, the cloud does not", None, by_name[name],
+             doubtful=by_name[name].state == "up" and name not in ghosts and by_name[name].address not in addresses)
         for name in sorted(set(by_name) - known)
     ]
-    return Survey(tuple(views), _unseen(intents, ours), members is not None)
+    return Survey(tuple(views), _unseen(intents, ours, now), members is not None)
 
 
 def phases(
@@ -191,11 +200,13 @@ def _phase(
     return "failing", f"fails its health check for {member.since:.0f} s, not yet {policy.sick_grace:.0f} s"
 
 
-def _unseen(intents: Sequence[Intent], nodes: Sequence[Node]) -> tuple[tuple[Intent, int], ...]:
-    """Open launches with the number of nodes the cloud does not show yet."""
+def _unseen(intents: Sequence[Intent], nodes: Sequence[Node], now: float) -> tuple[tuple[Intent, int], ...]:
+    """Open launches with the number of nodes the cloud does not show yet, or for the moment no longer."""
     result = []
     for intent in intents:
-        seen = max(intent.seen, visible(intent, nodes))
+        seen = visible(intent, nodes)
+        if now - intent.created > SETTLE:
+            seen = max(intent.seen, seen)
         if seen < intent.count:
             result.append((intent, intent.count - seen))
     return tuple(result)

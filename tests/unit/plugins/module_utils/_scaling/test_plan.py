@@ -1,0 +1,316 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.plan import plan
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import Survey, phases, survey
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Decision, Intent, Member, Node, Plan, Reason, Step
+
+NOW = 1_000_000.0
+POLICY = Policy(max_nodes=6)
+
+
+def node(name: str, **values: object) -> Node:
+    last = sum(name.encode())
+    return dataclasses.replace(Node(name, "web", f"10.0.0.{last}", "a", "running", NOW - 5000, "r1"), **values)
+
+
+def member(name: str, state: str = "up", **values: object) -> Member:
+    last = sum(name.encode())
+    return dataclasses.replace(Member(name, f"10.0.0.{last}", state, 4, since=1000.0), **values)
+
+
+def planned(
+    desired: int,
+    nodes: list[Node],
+    members: list[Member] | None,
+    policy: Policy = POLICY,
+    reasons: tuple[Reason, ...] = (),
+    **more: object,
+) -> Plan:
+    seen = survey(policy, nodes, members, NOW, **{k: more[k] for k in ("healthy", "intents", "leaving") if k in more},
+                  ghosts=more.get("ghosts", frozenset()))
+    direction = "out" if desired > seen.size else "in" if desired < seen.size else "none"
+    decision = Decision(desired, direction, seen.size, desired, True, reasons, frozen=bool(more.get("frozen")))
+    return plan(policy, decision, seen, NOW, token="t1", zones=more.get("zones", ()),
+                ghosts=more.get("ghosts", frozenset()))
+
+
+def steps(result: Plan) -> list[tuple[str, str]]:
+    return [(step.action, step.node or str(step.count)) for step in result.steps]
+
+
+def serving(count: int, **values: object) -> tuple[list[Node], list[Member]]:
+    names = [f"n{index}" for index in range(count)]
+    return [node(name, **values) for name in names], [member(name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("observed", "phase"),
+    [
+        ((node("x", state="pending", launched=NOW - 5), None), "launching"),
+        ((node("x", launched=NOW - 5), None), "building"),
+        ((node("x", launched=NOW - 901), None), "stranded"),
+        ((node("x", launched=NOW - 899), None), "building"),
+        ((node("x", state="failed", launched=NOW - 5), None), "stranded"),
+        ((node("x"), member("x")), "in_service"),
+        ((node("x"), member("x", "starting")), "sick"),
+        ((node("x"), member("x", "starting", since=5.0)), "joining"),
+        ((node("x"), member("x", "down", since=61.0)), "sick"),
+        ((node("x"), member("x", "down", since=60.0)), "failing"),
+        ((node("x", state="failed"), member("x", "down", since=1.0)), "sick"),
+        ((node("x"), member("x", "draining")), "draining"),
+        ((node("x"), member("x", "drained")), "drained"),
+        ((node("x", state="stopping"), member("x")), "stopping"),
+    ],
+)
+def test_phases(observed: tuple[Node, Member | None], phase: str) -> None:
+    members = [observed[1]] if observed[1] else []
+    assert phases(POLICY, [observed[0]], members, NOW) == {"x": phase}
+
+
+def test_a_healthy_node_without_a_member_is_ready_however_old() -> None:
+    assert phases(POLICY, [node("x")], [], NOW, {"x": True}) == {"x": "ready"}
+
+
+def test_other_tiers_are_none_of_its_business() -> None:
+    assert survey(POLICY, [node("x", role="database")], [], NOW).views == ()
+
+
+def test_nothing_to_do() -> None:
+    assert not planned(3, *serving(3))
+
+
+def test_launches_spread_over_the_zones() -> None:
+    nodes, members = serving(2)
+    result = planned(5, nodes, members, zones=("a", "b", "c"))
+    assert steps(result) == [("launch", "3")]
+    assert result.steps[0].zones == ("b", "c", "b")
+    assert result.steps[0].to_data()["tags"] == {"launch": "t1"}
+
+
+def test_launches_stop_at_the_maximum_in_existence() -> None:
+    nodes, members = serving(4)
+    nodes += [node("h", tags={"held": "yes"}, state="failed")]
+    assert steps(planned(6, nodes, members)) == [("launch", "1")]
+
+
+def test_a_launch_whose_answer_was_lost_is_asked_for_again_by_its_own_token() -> None:
+    nodes, members = serving(2)
+    intent = Intent("t0", 2, NOW - 20)
+    result = planned(4, nodes, members, intents=[intent])
+    assert [(step.action, step.token, step.count) for step in result.steps] == [("launch", "t0", 2)]
+    seen = node("x", launched=NOW - 10, tags={"launch": "t0"})
+    result = planned(4, [*nodes, seen], members, intents=[intent])
+    assert [step.token for step in result.steps if step.action == "launch"] == ["t0"]
+    assert steps(result)[1] == ("join", "x")
+
+
+def test_a_launch_nobody_wants_any_more_is_not_repeated() -> None:
+    assert not planned(2, *serving(2), intents=[Intent("t0", 1, NOW - 20)])
+
+
+def test_nodes_that_were_there_and_went_are_not_launched_again() -> None:
+    nodes, members = serving(2)
+    assert steps(planned(3, nodes, members, intents=[Intent("t0", 1, NOW - 200, seen=1)])) == [("launch", "1")]
+    assert planned(3, nodes, members, intents=[Intent("t0", 1, NOW - 200, seen=1)]).steps[0].token == "t1"
+    # Shortly after the launch a list without them is more likely outdated.
+    assert not planned(3, nodes, members, intents=[Intent("t0", 1, NOW - 20, seen=1)])
+
+
+def test_running_nodes_join_and_pending_ones_are_awaited() -> None:
+    nodes, members = serving(2)
+    nodes += [node("x", launched=NOW - 5), node("y", launched=NOW - 5, state="pending")]
+    assert steps(planned(4, nodes, members)) == [("join", "x")]
+
+
+def test_one_node_drains_at_a_time() -> None:
+    nodes, members = serving(5)
+    assert steps(planned(4, nodes, members)) == [("drain", "n0")]
+    nodes[0] = node("n0", tags={"retiring": str(NOW - 30)})
+    members[0] = member("n0", "draining", since=30.0, in_service=1)
+    assert steps(planned(3, nodes, members)) == [("drain", "n0")]
+    two = Policy(max_nodes=6, max_draining=2)
+    assert steps(planned(3, nodes, members, two)) == [("drain", "n0"), ("drain", "n1")]
+
+
+def test_a_drained_node_is_retired_and_a_late_one_too() -> None:
+    nodes, members = serving(3)
+    nodes[0] = node("n0", tags={"retiring": str(NOW - 30)})
+    members[0] = member("n0", "drained", since=10.0)
+    result = planned(2, nodes, members)
+    assert steps(result) == [("retire", "n0")]
+    assert not result.steps[0].forced
+    members[0] = member("n0", "draining", since=901.0, in_service=1)
+    assert steps(planned(2, nodes, members)) == [("drain", "n0")]
+    nodes[0] = node("n0", tags={"retiring": str(NOW - 901)})
+    members[0] = member("n0", "draining", since=901.0, in_service=1)
+    result = planned(2, nodes, members)
+    assert steps(result) == [("retire", "n0")]
+    assert result.steps[0].forced
+    # Its time begins when it really drains.
+    members[0] = member("n0", "draining", since=5.0, in_service=1)
+    assert steps(planned(2, nodes, members)) == [("drain", "n0")]
+
+
+def test_a_marked_node_still_serves_while_too_few_others_do() -> None:
+    nodes, members = serving(2)
+    nodes[0] = node("n0", tags={"retiring": str(NOW - 9999)})
+    assert steps(planned(2, nodes, members)) == [("launch", "1")]
+
+
+def test_a_drain_that_another_plan_announced_is_gone_on_with() -> None:
+    nodes, members = serving(4)
+    assert steps(planned(3, nodes, members, leaving={"n2": NOW - 5})) == [("drain", "n2")]
+
+
+def test_the_minimum_is_never_violated() -> None:
+    nodes, members = serving(3)
+    members[2] = member("n2", "down", since=5.0)
+    assert not planned(2, nodes, members)
+    assert not planned(1, *serving(2))
+
+
+def test_the_desired_number_serves_before_another_goes() -> None:
+    nodes, members = serving(5)
+    members[4] = member("n4", "down", since=5.0)
+    assert not planned(4, nodes, members)
+
+
+def victim(nodes: list[Node], members: list[Member]) -> list[tuple[str, str]]:
+    return steps(planned(len(nodes) - 1, nodes, members))
+
+
+def test_victims() -> None:
+    nodes, members = serving(4)
+    building = node("z", launched=NOW - 10)
+    assert victim([*nodes, building], members) == [("retire", "z")]
+    older = [*nodes[:3], node("n3", release="r0", launched=NOW - 9000)]
+    assert victim(older, members) == [("drain", "n3")]
+    newer = [*nodes[:3], node("n3", release="r0", launched=NOW - 10)]
+    assert victim(newer, members) == [("drain", "n0")]
+    zones = [node("n0", zone="b"), *nodes[1:]]
+    assert victim(zones, members) == [("drain", "n1")]
+    busy = [dataclasses.replace(m, in_service=4 - i) for i, m in enumerate(members)]
+    assert victim(nodes, busy) == [("drain", "n3")]
+    long_lived = [*nodes[:2], node("n2", launched=NOW - 6000), nodes[3]]
+    long_lived = [dataclasses.replace(n, release="") for n in long_lived]
+    assert victim(long_lived, members) == [("drain", "n2")]
+
+
+@pytest.mark.parametrize("tag", ["protected", "held"])
+def test_protected_and_held_nodes_stay(tag: str) -> None:
+    nodes, members = serving(4)
+    nodes[0] = node("n0", tags={tag: "yes"})
+    assert victim(nodes, members) == [("drain", "n1")]
+    nodes[0] = node("n0", tags={tag: "no"})
+    assert victim(nodes, members) == [("drain", "n0")]
+
+
+def test_a_sick_node_goes_once_its_replacement_serves() -> None:
+    nodes, members = serving(3)
+    members[2] = member("n2", "down")
+    assert steps(planned(3, nodes, members)) == [("launch", "1")]
+    more, more_members = serving(4)
+    more_members[2] = member("n2", "down")
+    assert steps(planned(3, more, more_members)) == [("retire", "n2")]
+    more_members[2] = member("n2", "down", in_service=2)
+    assert steps(planned(3, more, more_members)) == [("drain", "n2")]
+
+
+def test_without_room_one_idle_sick_node_goes_first() -> None:
+    nodes, members = serving(6)
+    members[4], members[5] = member("n4", "down"), member("n5", "down", in_service=1)
+    assert steps(planned(6, nodes, members)) == [("retire", "n4")]
+
+
+def test_a_held_sick_node_is_replaced_but_kept() -> None:
+    nodes, members = serving(4)
+    nodes[3], members[3] = node("n3", tags={"held": "disk"}), member("n3", "down")
+    result = planned(3, nodes, members)
+    assert not result
+    assert "held" in result.notes[0]
+
+
+def test_many_sick_nodes_are_left_unless_dead() -> None:
+    nodes, members = serving(6)
+    members[4], members[5] = member("n4", "down"), member("n5", "down")
+    nodes[5] = node("n5", state="failed")
+    result = planned(4, nodes, members, reasons=(Reason("many_sick", "", 4),))
+    assert steps(result) == [("retire", "n5")]
+    assert result.steps[0].forced
+
+
+def test_stranded_nodes_are_replaced_and_joined_only_in_need() -> None:
+    nodes, members = serving(2)
+    lost = node("s", launched=NOW - 5000)
+    assert steps(planned(2, [*nodes, lost], members)) == [("retire", "s")]
+    assert steps(planned(2, nodes, [])) == [("launch", "2"), ("join", "n0"), ("join", "n1")]
+
+
+def test_ghosts() -> None:
+    nodes, members = serving(2)
+    assert steps(planned(2, nodes, [*members, member("g", "down")])) == [("forget", "g")]
+    serves = planned(3, nodes, [*members, member("g")])
+    assert not serves
+    assert "cloud does not know it" in serves.notes[0]
+    assert steps(planned(2, nodes, [*members, member("g")], ghosts=frozenset({"g"}))) == [("forget", "g")]
+    reused = member("g", address=nodes[0].address)
+    assert steps(planned(2, nodes, [*members, reused])) == [("forget", "g")]
+
+
+def test_a_member_drained_by_hand_is_left_alone() -> None:
+    nodes, members = serving(3)
+    members[0] = member("n0", "drained")
+    result = planned(2, nodes, members)
+    assert not result
+    assert "by hand" in result.notes[0]
+
+
+def test_unknown_members_allow_launches_only() -> None:
+    nodes, _members = serving(4)
+    nodes[0] = node("n0", tags={"retiring": "1"})
+    assert steps(planned(5, nodes, None)) == [("launch", "2")]
+    assert not planned(1, nodes, None)
+
+
+def test_a_pause_stops_everything() -> None:
+    nodes, members = serving(1)
+    assert not planned(2, nodes, [*members, member("g", "down")], frozen=True)
+
+
+def test_order_of_steps() -> None:
+    nodes, members = serving(4)
+    nodes += [node("x", launched=NOW - 5), node("d", tags={"retiring": str(NOW - 5)})]
+    members += [member("g", "down"), member("d", "drained")]
+    members[3] = member("n3", "down")
+    actions = [step.action for step in planned(5, nodes, members, Policy(max_nodes=9)).steps]
+    assert actions == ["forget", "launch", "join", "retire"]
+
+
+def test_a_plan_survives_the_trip_through_data() -> None:
+    nodes, members = serving(3)
+    result = planned(5, nodes, [*members, member("g", "down")], zones=("a", "b"))
+    assert Plan.from_data(result.to_data()) == result
+    assert Plan.from_data(result.to_data()["steps"]).steps == result.steps
+    with pytest.raises(ValueError, match="explode"):
+        Step.from_data({"action": "explode"})
+
+
+def test_a_tag_without_a_readable_time_does_not_last_for_ever() -> None:
+    nodes, members = serving(3)
+    nodes[0] = node("n0", tags={"retiring": "yes"})
+    members[0] = member("n0", "draining", since=901.0, in_service=1)
+    assert steps(planned(2, nodes, members)) == [("retire", "n0")]
+
+
+def test_survey_numbers() -> None:
+    nodes, members = serving(3)
+    seen: Survey = survey(POLICY, nodes, members[:2], NOW, intents=[Intent("t0", 2, NOW)], healthy={"n2": True})
+    assert (seen.size, seen.existing, seen.serving, seen.coming, seen.sick) == (5, 5, 2, 2, 0)

@@ -1,0 +1,61 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+import pytest
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy, policy_schema, validate_policy
+
+
+def test_defaults_are_valid_and_equal_to_the_schema() -> None:
+    assert validate_policy({}) == []
+    assert Policy.from_settings({}) == Policy()
+    for key, setting in policy_schema().items():
+        if setting.default is not None:
+            assert getattr(Policy(), key) == setting.default
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"min_nodes": 7}, "min_nodes"),
+        ({"max_nodes": 1}, "max_nodes"),
+        ({"min_nodes": 0}, "min_nodes"),
+        ({"min_nodes": True}, "min_nodes"),
+        ({"min_nodes": 2.5}, "min_nodes"),
+        ({"target": "half"}, "target"),
+        ({"target": float("nan")}, "target"),
+        ({"target": 1.5}, "target"),
+        ({"dead_band": 0}, "dead_band"),
+        ({"scale_in_below": 0.77}, "scale_in_below"),
+        ({"scale_out_above": 0.6}, "scale_out_above"),
+        ({"scale_out_above": 0.69, "scale_in_below": 0.2}, "target"),
+        ({"max_node": 3}, "max_node"),
+        ({"timezone": "Mars/Base"}, "timezone"),
+        ({"schedule": "07:30"}, "schedule"),
+        ({"schedule": [{"nodes": 3, "from": "25:00", "until": "09:00"}]}, "schedule[0].from"),
+        ({"schedule": [{"nodes": 3, "from": "07:00", "until": "07:00"}]}, "schedule[0].until"),
+        ({"schedule": [{"nodes": 9, "from": "07:00", "until": "08:00"}]}, "schedule[0].nodes"),
+        ({"schedule": [{"nodes": 3, "from": "07:00", "until": "08:00", "days": ["someday"]}]}, "schedule[0].days"),
+        ({"schedule": [{"nodes": 3, "from": "2026-12-01 07:00", "until": "2026-11-01 08:00"}]}, "schedule[0].until"),
+        ({"schedule": [{"nodes": 3, "from": "07:00", "until": "08:00", "colour": "red"}]}, "schedule[0].colour"),
+    ],
+)
+def test_a_wrong_setting_is_named(settings: dict, key: str) -> None:
+    problems = validate_policy(settings)
+    assert [problem[0] for problem in problems] == [key]
+    assert problems[0][2]
+    with pytest.raises(ValueError, match="remove|give|must|overlap|target"):
+        Policy.from_settings(settings)
+
+
+def test_thresholds_come_from_target_and_dead_band_or_are_given() -> None:
+    derived = Policy.from_settings({"target": 0.5, "dead_band": 0.2})
+    assert (derived.scale_out_above, derived.scale_in_below) == (0.6, 0.4)
+    given = Policy.from_settings({"scale_out_above": 0.9, "scale_in_below": 0.3})
+    assert (given.scale_out_above, given.scale_in_below) == (0.9, 0.3)
+
+
+def test_several_problems_are_listed_together() -> None:
+    assert len(validate_policy({"min_nodes": "two", "max": 1, "target": 9})) == 3
