@@ -1,0 +1,94 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The helper beside PHP-FPM: the size of a node, and what leaves the file cache."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[3] / "roles/php/files/fpm.py"
+spec = importlib.util.spec_from_file_location("moodle_fleet_fpm", SOURCE)
+fpm = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(fpm)
+
+CONFIG = {"workers": 0, "workers_per_cpu": 4, "worker_memory_mb": 96, "reserved_memory_mb": 704}
+
+
+@pytest.fixture(name="node")
+def fixture_node(tmp_path, monkeypatch):
+    """A machine with 8 CPUs and 16 GB; the function adds limits to it."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    proc, cgroup = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (proc / "meminfo").write_text("MemTotal:       16777216 kB\nMemFree: 1 kB\n")
+
+    def node(groups, limits):
+        (proc / "self/cgroup").write_text(groups)
+        for path, text in limits.items():
+            file = cgroup / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        return fpm.cpus(proc, cgroup), fpm.memory_mb(proc, cgroup)
+
+    return node
+
+
+def test_a_machine_without_limits(node):
+    assert node("0::/system.slice/php.service\n", {"system.slice/cpu.max": "max 100000\n"}) == (8.0, 16384)
+
+
+def test_limits_of_cgroup_2_hold_at_every_level(node):
+    limits = {"system.slice/cpu.max": "150000 100000\n", "system.slice/php.service/memory.max": "2147483648\n"}
+    assert node("0::/system.slice/php.service\n", limits) == (1.5, 2048)
+
+
+def test_limits_of_cgroup_1_in_a_container(node):
+    """The path is the host's and does not exist inside; the root of the mount is the container's own group."""
+    groups = "4:memory:/pod/abc\n1:cpu,cpuacct:/pod/abc\n0::/pod/abc\n"
+    limits = {
+        "cpu,cpuacct/cpu.cfs_quota_us": "40000\n",
+        "cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+        "memory/memory.limit_in_bytes": "1073741824\n",
+    }
+    assert node(groups, limits) == (0.4, 1024)
+
+
+def test_no_limit_in_cgroup_1(node):
+    limits = {"cpu/cpu.cfs_quota_us": "-1\n", "memory/memory.limit_in_bytes": "9223372036854771712\n"}
+    assert node("4:memory:/\n1:cpu:/\n", limits) == (8.0, 16384)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "memory", "given", "expected"),
+    [
+        (8, 16384, 0, 32),  # the CPU decides
+        (8, 2048, 0, 14),  # memory decides
+        (0.4, 1024, 0, 3),
+        (0.4, 4096, 0, 4),  # one long request must not block a small node
+        (1, 256, 0, 2),  # hardly any memory, still two
+        (8, 16384, 5, 5),  # told so
+    ],
+)
+def test_workers(cpu, memory, given, expected):
+    assert fpm.workers({**CONFIG, "workers": given}, cpu, memory) == expected
+
+
+def test_only_releases_stay_in_the_file_cache(tmp_path):
+    root = tmp_path / "moodle/releases/4.5"
+    root.mkdir(parents=True)
+    (tmp_path / "moodle/current").symlink_to("releases/4.5")
+    cache = tmp_path / "cache"
+    kept = cache / "system" / str(root).lstrip("/") / "index.php.bin"
+    other = cache / "system" / str(tmp_path).lstrip("/") / "data/alpha/bootstrap.php.bin"
+    configuration = cache / "system/etc/moodle-fleet/tenants.php.bin"
+    for file in (kept, other, configuration):
+        file.parent.mkdir(parents=True)
+        file.write_text("")
+    fpm.forget_unpinned({"code_root": str(tmp_path / "moodle/current")}, cache)
+    assert kept.exists()
+    assert not other.exists()
+    assert not configuration.exists()
