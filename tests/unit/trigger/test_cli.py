@@ -1,0 +1,181 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import RunResult
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
+from ansible_collections.elearning.moodle_fleet.tests.unit.plugins.module_utils._scaling.world import World
+from ansible_collections.elearning.moodle_fleet.trigger import cli, runner
+from ansible_collections.elearning.moodle_fleet.trigger.lock import Locked, single_flight
+
+
+@pytest.fixture(name="world")
+def _world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A fleet file whose cloud and balancer are simulated."""
+    world = World(Policy(), Ledger(tmp_path / "ledger.sqlite"), size=2, load=5.0)
+    world.pass_time(15)
+    world.check()
+    world.pass_time(15)
+    fleet = SimpleNamespace(name="test", path=tmp_path / "moodle_fleet.yml", state_dir=tmp_path, scaling={})
+    monkeypatch.setattr(cli, "load", lambda _path: fleet)
+    monkeypatch.setattr(cli, "sources_of", lambda _fleet: dataclasses.replace(world.sources))
+    monkeypatch.setenv("MOODLE_FLEET_FILE", "")
+    monkeypatch.setattr(runner, "run_playbook", lambda *_args, **_more: RunResult("done"))
+    return world
+
+
+def run(*arguments: str) -> int:
+    return cli.main(["--fleet", "moodle_fleet.yml", *arguments])
+
+
+def test_a_check_with_nothing_to_do(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("check", "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["status"], data["plan"]["steps"], data["check_id"]) == ("idle", [], 2)
+
+
+def test_a_check_that_acts_gives_the_plan_to_the_playbook(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list = []
+
+    def fake(playbook, inventory, variables, folder, **more):
+        given.append((playbook, variables, more["lock"]))
+        return RunResult("failed", "no capacity")
+
+    monkeypatch.setattr(runner, "run_playbook", fake)
+    world.load = 14.0
+    world.pass_time(15)
+    assert run("check") == 5
+    playbook, variables, lock = given[0]
+    assert playbook.name == "scale.yml"
+    assert variables["fleet_check_id"] == 2
+    assert variables["fleet_plan"][0]["action"] == "launch"
+    assert isinstance(lock, int)
+    assert "no capacity" in capsys.readouterr().out
+    assert run("history") == 0
+    assert "2 → 4" in capsys.readouterr().out
+    assert run("explain") == 0
+    assert "should grow from 2 to 4" in capsys.readouterr().out
+
+
+def test_a_dry_run_changes_and_records_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.load = 14.0
+    world.pass_time(15)
+    before = world.ledger.checks(9)
+    assert run("check", "--dry-run") == 0
+    assert "launch 2 nodes" in capsys.readouterr().out
+    assert world.ledger.checks(9) == before
+
+
+def test_exit_codes(world: World, tmp_path: Path) -> None:
+    world.balancer_down = True
+    assert run("check") == 4
+    world.balancer_down = False
+    with single_flight(tmp_path / "check.lock"):
+        assert run("check") == 6
+    assert cli.main(["check"]) == 2
+    assert run("check", "--awx-url", "http://127.0.0.1:1") == 2
+    assert run("explain", "999") == 2
+
+
+def test_a_wrong_fleet_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--fleet", str(tmp_path / "none.yml"), "status"]) == 3
+    assert "none.yml" in capsys.readouterr().err
+
+
+def test_pause_and_resume(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("pause", "--in-only", "--reason", "exams", "--for", "2h") == 0
+    pause = world.ledger.pauses(time.time())[0]
+    assert (pause.scope, pause.reason, round(pause.until - pause.since)) == ("in", "exams", 7200)
+    world.now = time.time()
+    capsys.readouterr()
+    assert run("status") == 0
+    assert "Scaling in is paused" in capsys.readouterr().out
+    assert run("resume") == 0
+    assert "1 pause ended" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run("pause", "--for", "soon")
+
+
+def test_status_as_data(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("status", "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["phases"] == {"first-0": "in_service", "first-1": "in_service"}
+    assert data["last_check"]["id"] == 1
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from ansible_collections.elearning.moodle_fleet.trigger.lock import single_flight
+with single_flight(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_dead_holder_keeps_no_lock(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline()
+    with pytest.raises(Locked, match=str(process.pid)), single_flight(path):
+        pass
+    process.kill()
+    process.wait()
+    with single_flight(path):
+        pass
+
+
+def test_a_run_that_outlives_its_trigger_keeps_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with single_flight(path) as handle:
+        orphan = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(handle,))
+    with pytest.raises(Locked), single_flight(path):
+        pass
+    orphan.communicate(b"\n")
+    with single_flight(path):
+        pass
+
+
+def test_the_quick_path_loads_neither_ansible_nor_drivers_nor_rich() -> None:
+    code = (
+        "import sys, ansible_collections.elearning.moodle_fleet.trigger.cli\n"
+        "print([name for name in ('ansible', 'ansible_runner', 'rich', 'urllib.request', 'boto3', 'yaml')"
+        " if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert found.stdout.strip() == "[]"
+
+
+def test_a_missing_playbook_fails_clearly(tmp_path: Path) -> None:
+    result = runner.run_playbook(tmp_path / "scale.yml", tmp_path, {}, tmp_path / "run")
+    assert result.status == "failed" and "does not exist" in result.message
+
+
+def test_a_playbook_runs_with_the_plan_and_its_failure_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("ansible_runner")
+    playbook = tmp_path / "play.yml"
+    playbook.write_text(
+        "- hosts: localhost\n  gather_facts: false\n  tasks:\n"
+        "    - ansible.builtin.fail:\n        msg: 'got {{ fleet_check_id }}'\n      when: fleet_check_id > 1\n"
+    )
+    (tmp_path / "hosts").write_text("localhost ansible_connection=local\n")
+    good = runner.run_playbook(playbook, tmp_path / "hosts", {"fleet_check_id": 1}, tmp_path / "runs" / "1")
+    assert good == RunResult("done")
+    bad = runner.run_playbook(playbook, tmp_path / "hosts", {"fleet_check_id": 2}, tmp_path / "runs" / "2")
+    assert bad.status == "failed" and "got 2" in bad.message
+    assert (tmp_path / "runs" / "2" / "env" / "extravars").stat().st_mode & 0o077 == 0
