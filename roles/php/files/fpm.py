@@ -3,7 +3,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """What PHP-FPM of a web node needs around it; systemd calls most of it.
 
-fpm prepare        before a start: number of workers, no compiled copies of the configuration, no warm flag
+fpm prepare        before a start: number of workers, no compiled copies of what can have changed, no warm flag
 fpm reload PID     new workers with a new configuration; returns when they serve
 fpm warmup         compile the release through PHP-FPM, then say in /run/moodle-fleet/warm that it is done
 fpm status         JSON: workers, active, queue, idle
@@ -44,17 +44,17 @@ def _record(kind: int, data: bytes) -> bytes:
     return struct.pack("!BBHHBB", 1, kind, 1, len(data), 0, 0) + data
 
 
-def request(path: str, script: str, body: bytes = b"", query: str = "", timeout: float = 5.0) -> dict:
-    """Send one request to the pool behind a socket and return its JSON answer."""
+def exchange(path: str, script: str, body: bytes, timeout: float, extra: dict) -> tuple[bytes, bytes, bytes]:
+    """Send one request to the pool behind a socket: headers, content and errors of the answer."""
     params = {
         "REQUEST_METHOD": "POST" if body else "GET",
         "SCRIPT_FILENAME": script,
         "SCRIPT_NAME": script,
         "REQUEST_URI": script,
-        "QUERY_STRING": query,
         "CONTENT_TYPE": "application/json",
         "CONTENT_LENGTH": str(len(body)),
         "SERVER_PROTOCOL": "HTTP/1.1",
+        **extra,
     }
     message = _record(1, struct.pack("!HB5x", 1, 0))
     message += _record(4, b"".join(_pair(*item) for item in params.items())) + _record(4, b"")
@@ -74,10 +74,16 @@ def request(path: str, script: str, body: bytes = b"", query: str = "", timeout:
                 break
             out[kind] = out.get(kind, b"") + data
     head, _separator, content = out[6].partition(b"\r\n\r\n")
+    return head, content, out[7]
+
+
+def request(path: str, script: str, body: bytes = b"", query: str = "", timeout: float = 5.0) -> dict:
+    """Send one request and return its JSON answer."""
+    head, content, errors = exchange(path, script, body, timeout, {"QUERY_STRING": query})
     try:
         answer = json.loads(content)
     except ValueError:
-        raise SystemExit("PHP-FPM did not answer %s with JSON: %r %r" % (script, head[:200], (content or out[7])[:300])) from None
+        raise SystemExit("PHP-FPM did not answer %s with JSON: %r %r" % (script, head[:200], (content or errors)[:300])) from None
     if b"Status: 5" in head:
         raise SystemExit("PHP-FPM could not serve %s: %s" % (script, answer))
     return answer
@@ -142,11 +148,18 @@ def workers(config: dict, cpu: float, memory: int) -> int:
 
 # -- Commands ----------------------------------------------------------------------------------------------------
 
-def forget_configuration() -> None:
-    """Drop compiled copies of what is no release from the file cache: their timestamps are not checked."""
-    for part in ("etc", "usr"):
-        for folder in OPCACHE.glob("*/" + part):
-            shutil.rmtree(folder, ignore_errors=True)
+def forget_unpinned(config: dict, cache: Path = OPCACHE) -> None:
+    """Drop compiled copies of all but the releases from the file cache: timestamps are not checked, and what is outside of
+    a release can have changed under its path."""
+    keep = Path(config["code_root"]).resolve().parent
+    for folder in cache.iterdir() if cache.is_dir() else ():
+        for part in keep.parts[1:]:
+            if not folder.is_dir():
+                break
+            for other in folder.iterdir():
+                if other.name != part:
+                    shutil.rmtree(other, ignore_errors=True)
+            folder = folder / part
 
 
 def write(path: Path, text: str) -> None:
@@ -165,7 +178,7 @@ def write_workers(config: dict) -> int:
 def prepare(config: dict) -> None:
     number = write_workers(config)
     (RUN / "warm").unlink(missing_ok=True)
-    forget_configuration()
+    forget_unpinned(config)
     print("%d workers" % number)
 
 
@@ -180,7 +193,7 @@ def pids() -> set[int]:
 def reload(config: dict, pid: int) -> None:
     """Reload, and wait for new workers: until then old ones, or none while requests are being finished, serve."""
     write_workers(config)
-    forget_configuration()
+    forget_unpinned(config)
     before = pids()
     os.kill(pid, signal.SIGUSR2)
     deadline = time.monotonic() + config["stop_timeout"] + 10
@@ -196,9 +209,16 @@ def reload(config: dict, pid: int) -> None:
 
 
 def warmup(config: dict) -> None:
+    script = "/usr/lib/moodle-fleet/warmup.php"
     body = json.dumps({"root": config["code_root"], "globs": config["warmup_globs"]}).encode()
     # A node in service may have no free worker for a while.
-    answer = request(SOCKET, "/usr/lib/moodle-fleet/warmup.php", body, timeout=110)
+    answer = request(SOCKET, script, body, timeout=110)
+    missing = answer.pop("missing")
+    start = time.monotonic()
+    for path in missing:
+        exchange(SOCKET, script, b"", 30, {"MOODLE_FLEET_FILE": path, "QUERY_STRING": ""})
+    answer["compiled"] = len(missing)
+    answer["milliseconds"] += round((time.monotonic() - start) * 1000)
     write(RUN / "warm", answer["release"] + "\n")
     print(json.dumps(answer))
 

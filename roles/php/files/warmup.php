@@ -1,7 +1,19 @@
 <?php
-// Compiles a list of files into OPcache. Runs in PHP-FPM, since code compiled by the command line must not get there.
-// The request body is JSON: {"root": folder, "globs": [...]}; ** means any depth. Answers what was done.
+// Brings the files of a release into OPcache. Runs in PHP-FPM, since code compiled by the command line must not get there.
+//
+// With a JSON body {"root": folder, "globs": [...]} (** means any depth) it loads what the file cache has and answers with
+// "missing": the files that were never compiled. Those are compiled by including them, one request for each (MOODLE_FLEET_FILE).
+// opcache_compile_file() would not do for them: it declares no class before the file is executed, so the compiled code behaves
+// differently where files include each other, as Moodle's do ("Class ... not found"), and the file cache would keep it.
 declare(strict_types=1);
+
+if (isset($_SERVER['MOODLE_FLEET_FILE'])) {
+    // Nearly every file ends here at once, for want of a tenant or of MOODLE_INTERNAL. Compiled it is by then.
+    error_reporting(0);
+    ini_set('log_errors', '0');
+    include $_SERVER['MOODLE_FLEET_FILE'];
+    exit;
+}
 
 set_time_limit(100);
 $job = json_decode((string) file_get_contents('php://input'), true);
@@ -17,14 +29,12 @@ $root = is_dir("$root/public") ? "$root/public" : $root;
 $files = [];
 foreach ($job['globs'] ?? [] as $glob) {
     if (preg_match('~^(.*?)/?\*\*(\.php)$~', $glob, $part)) {
-        $folder = "$root/$part[1]";
-        if (!is_dir($folder)) {
-            continue;
-        }
-        $all = new RecursiveIteratorIterator(new RecursiveDirectoryIterator($folder, FilesystemIterator::SKIP_DOTS));
-        foreach ($all as $path => $info) {
-            if (str_ends_with($path, '.php') && !preg_match('~/(tests|fixtures|behat|vendor|node_modules)/~', $path)) {
-                $files[$path] = true;
+        foreach (glob("$root/$part[1]", GLOB_ONLYDIR) ?: [] as $folder) {
+            $all = new RecursiveIteratorIterator(new RecursiveDirectoryIterator($folder, FilesystemIterator::SKIP_DOTS));
+            foreach ($all as $path => $info) {
+                if (str_ends_with($path, '.php') && !preg_match('~/(tests|fixtures|behat|vendor|node_modules|cli)/~', $path)) {
+                    $files[$path] = true;
+                }
             }
         }
     } else {
@@ -34,26 +44,32 @@ foreach ($job['globs'] ?? [] as $glob) {
     }
 }
 
+// The file cache has a folder for each build of PHP. Ours is the one that gets a copy of this file's neighbour, which is
+// dropped from the others at every start.
+$cache = (string) ini_get('opcache.file_cache');
+include __DIR__ . '/warmup-mark.php';
+$mark = glob("$cache/*" . __DIR__ . '/warmup-mark.php.bin') ?: [];
+$cache = count($mark) === 1 ? substr($mark[0], 0, -strlen(__DIR__ . '/warmup-mark.php.bin')) : '';
+
 $start = hrtime(true);
-$compiled = 0;
-$failed = [];
+$loaded = 0;
+$missing = [];
 foreach (array_keys($files) as $path) {
     if (opcache_is_script_cached($path)) {
         continue;
     }
-    try {
-        opcache_compile_file($path) ? $compiled++ : $failed[] = $path;
-    } catch (Throwable $error) {
-        // A file for another version of PHP, or one that is broken: the page that needs it will say so.
-        $failed[] = $path;
+    if ($cache !== '' && is_file("$cache$path.bin") && opcache_compile_file($path)) {
+        $loaded++;
+    } else {
+        $missing[] = $path;
     }
 }
+http_response_code(200);
 header('Content-Type: application/json');
 echo json_encode([
     'release' => $release,
     'files' => count($files),
-    'compiled' => $compiled,
-    'failed' => count($failed),
-    'first_failed' => $failed[0] ?? null,
+    'loaded' => $loaded,
+    'missing' => $missing,
     'milliseconds' => (int) ((hrtime(true) - $start) / 1e6),
 ]);
