@@ -202,8 +202,9 @@ def check(
     history = ledger.history(now, window)
     leaving = ledger.leaving(now - policy.drain_deadline)
     going = set(leaving) | {node.name for node in nodes if "retiring" in node.tags}
+    stored = ledger.state("reading")
     taken = judge(
-        policy, _reading(ledger.state("reading")), current, now,
+        policy, _reading(stored), current, now,
         recent=history.samples, nodes=nodes, leaving=going, error=trouble,
     )
     codes = {code for code, _text in taken.faults}
@@ -237,7 +238,7 @@ def check(
         keep = current if current is not None and not codes & BLIND else None
         number = ledger.commit(
             started, origin, taken, decision, steps, mark,
-            reading=_reading_data(keep) if keep is not None else None,
+            reading=_reading_data(keep, stored, now - policy.stale_after) if keep is not None else None,
             ghosts=[view.name for view in seen.of("ghost")],
             message="; ".join(errors),
             seen={intent.token: visible(intent, nodes) for intent in open_intents},
@@ -314,19 +315,28 @@ def sample_data(taken: Sample) -> dict[str, Any]:
     return data
 
 
-def _reading_data(reading: Counters) -> dict[str, Any]:
-    """The part of a reading that the next check compares with. Member by member: this runs at every check."""
+def _reading_data(reading: Counters, before: Mapping[str, Any] | None, since: float) -> dict[str, Any]:
+    """The part of a reading that the next check compares with. Not by ``asdict``: this runs at every check.
+
+    A member that vanished is carried along for a while, so that it is missed for longer than one check.
+    """
+    members = [(member.name, member.state, reading.taken) for member in reading.members]
+    present = {member.name for member in reading.members}
+    members += [
+        (name, state, seen) for name, state, seen in (before or {}).get("members", ())
+        if name not in present and seen >= since
+    ]
     return {
         "taken": reading.taken, "requests": reading.requests, "in_service": reading.in_service,
         "waiting": reading.waiting, "mean_seconds": reading.mean_seconds, "started": reading.started,
-        "mean_window": reading.mean_window, "members": [(m.name, m.state) for m in reading.members],
+        "mean_window": reading.mean_window, "members": members,
     }
 
 
 def _reading(data: Mapping[str, Any] | None) -> Counters | None:
     if not data:
         return None
-    members = tuple(Member(str(name), "", str(state), 0) for name, state in data["members"])
+    members = tuple(Member(str(name), "", str(state), 0) for name, state, _seen in data["members"])
     return Counters(
         float(data["taken"]), int(data["requests"]), int(data["in_service"]), int(data["waiting"]),
         data["mean_seconds"], float(data["started"]), members, int(data["mean_window"]),

@@ -55,6 +55,8 @@ def main() -> int:
         starts = range(arguments.first, arguments.first + arguments.count, CHUNK)
         for count, found, made, wrong in pool.imap_unordered(chunk, starts):
             played, calls, points, broken = played + count, calls + made, points + found, broken + wrong
+            for text in wrong:
+                print(text, file=sys.stderr, flush=True)
             if played % 10_000 == 0:
                 print(f"{played} histories, {len(broken)} broken", file=sys.stderr, flush=True)
     print(f"histories {played}  external calls {calls}  crash points {sum(points.values())}  broken {len(broken)}  "
@@ -62,8 +64,6 @@ def main() -> int:
     rows = [(kind, mode, points[kind, mode]) for kind, mode in sorted(points)]
     for kind, mode, count in rows:
         print(f"  {kind:18} {mode:7} {count:8}")
-    for text in broken[:5]:
-        print(text)
     if arguments.csv:
         with open(arguments.csv, "w", newline="", encoding="utf-8") as handle:
             csv.writer(handle).writerows([("call", "mode", "count"), *rows])

@@ -17,6 +17,8 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
 )
 
 NOT_YET_MEMBERS = ("launching", "building", "ready")
+# After these faults a member may merely be missing from the reading: its node is not taken for one without a member.
+DOUBTS = frozenset({"metrics_first", "metrics_gap", "metrics_reset", "metrics_partial"})
 
 
 def plan(
@@ -42,11 +44,12 @@ def plan(
     steps = _launches(policy, decision, survey, token, image, release, zones)
     notes: list[str] = []
     if survey.members_known:
-        going = _victims(policy, decision, survey)
+        doubt = any(reason.code in DOUBTS for reason in decision.reasons)
+        going = _victims(policy, decision, survey, doubt)
         steps += _forgets(survey, ghosts, notes)
         steps += _joins(survey, {view.name for view in going})
-        steps += _leaving(policy, survey, now, notes)
-        steps += _sick(policy, decision, survey, now, notes)
+        steps += _leaving(policy, survey, now, notes, doubt)
+        steps += _sick(policy, decision, survey, now, notes, doubt)
         steps += _go(policy, going, decision, now)
     steps.sort(key=lambda step: ACTIONS.index(step.action))
     for view in survey.views:
@@ -126,11 +129,18 @@ def _joins(survey: Survey, going: set[str]) -> list[Step]:
     return steps
 
 
-def _leaving(policy: Policy, survey: Survey, now: float, notes: list[str]) -> list[Step]:
+def _missing(view: View) -> bool:
+    """Runs, and is no member as far as the reading goes."""
+    return view.member is None and view.node is not None and view.node.state == "running"
+
+
+def _leaving(policy: Policy, survey: Survey, now: float, notes: list[str], doubt: bool) -> list[Step]:
     """Go on with what was begun."""
     steps = []
     for view in survey.views:
         if not view.retiring or view.node is None or view.held or view.phase == "stopping":
+            continue
+        if doubt and _missing(view):
             continue
         begun = view.retiring
         if view.phase == "in_service":
@@ -152,9 +162,13 @@ def _leaving(policy: Policy, survey: Survey, now: float, notes: list[str]) -> li
     return steps
 
 
-def _sick(policy: Policy, decision: Decision, survey: Survey, now: float, notes: list[str]) -> list[Step]:
+def _sick(
+    policy: Policy, decision: Decision, survey: Survey, now: float, notes: list[str], doubt: bool
+) -> list[Step]:
     """Take away what no longer serves, once its replacement serves."""
     bad = [view for view in survey.of("sick", "stranded") if not view.retiring and not view.held]
+    if doubt:
+        bad = [view for view in bad if not _missing(view)]
     if any(reason.code == "many_sick" for reason in decision.reasons):
         bad = [view for view in bad if view.node is not None and view.node.state == "failed"]
     if not bad:
@@ -177,7 +191,7 @@ def _sick(policy: Policy, decision: Decision, survey: Survey, now: float, notes:
     return steps
 
 
-def _victims(policy: Policy, decision: Decision, survey: Survey) -> list[View]:
+def _victims(policy: Policy, decision: Decision, survey: Survey, doubt: bool) -> list[View]:
     """Which nodes go when the fleet shrinks.
 
     Nodes that serve nobody yet come first; then the oldest release, the fullest zone, the least busy, the longest
@@ -187,9 +201,8 @@ def _victims(policy: Policy, decision: Decision, survey: Survey) -> list[View]:
     if surplus <= 0 or decision.direction != "in":
         return []
     free = [view for view in survey.views if view.counted and not view.protected and not view.held]
-    victims = sorted(
-        (view for view in free if view.phase in NOT_YET_MEMBERS), key=lambda v: (-_launched(v), v.name)
-    )[:surplus]
+    waiting = [view for view in free if view.phase in NOT_YET_MEMBERS and not (doubt and _missing(view))]
+    victims = sorted(waiting, key=lambda view: (-_launched(view), view.name))[:surplus]
     under_way = sum(
         bool(view.retiring) and view.phase not in NOT_YET_MEMBERS and view.phase != "stopping"
         for view in survey.views

@@ -143,3 +143,13 @@ def test_the_ledger_is_made_only_where_something_is_recorded(tmp_path: Path) -> 
     assert not fleet.state_dir.exists()
     open_ledger(fleet).close()
     assert (fleet.state_dir / "ledger.sqlite").exists()
+
+
+def test_a_vanished_member_is_missed_for_longer_than_one_check(world: World) -> None:
+    world.check()
+    world.fault = "partial"
+    for seconds, trusted in ((15, False), (60, False), (60, False), (120, False), (15, True)):
+        world.pass_time(seconds)
+        outcome = world.check()
+        assert outcome is not None
+        assert outcome.sample.trusted is trusted

@@ -314,3 +314,17 @@ def test_survey_numbers() -> None:
     nodes, members = serving(3)
     seen: Survey = survey(POLICY, nodes, members[:2], NOW, intents=[Intent("t0", 2, NOW)], healthy={"n2": True})
     assert (seen.size, seen.existing, seen.serving, seen.coming, seen.sick) == (5, 5, 2, 2, 0)
+
+
+@pytest.mark.parametrize("code", ["metrics_first", "metrics_gap", "metrics_reset", "metrics_partial"])
+def test_a_node_missing_from_a_doubtful_reading_is_not_taken_for_one_without_a_member(code: str) -> None:
+    nodes, members = serving(6)
+    doubt = (Reason(code, "", 4),)
+    assert steps(planned(6, nodes, members[:5])) == [("retire", "n5")]
+    assert not planned(6, nodes, members[:5], reasons=doubt)
+    nodes[5] = node("n5", tags={"retiring": str(NOW - 5)})
+    assert steps(planned(5, nodes, members[:5])) == [("retire", "n5")]
+    assert not planned(5, nodes, members[:5], reasons=doubt)
+    nodes[5] = node("n5", launched=NOW - 5)
+    assert steps(planned(5, nodes, members[:5])) == [("retire", "n5")]
+    assert steps(planned(5, nodes, members[:5], reasons=doubt)) == [("join", "n5")]

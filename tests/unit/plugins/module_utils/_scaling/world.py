@@ -306,7 +306,7 @@ class World:
                 full or outcome.decision.desired == outcome.decision.size
             )
             quiet = quiet + 1 if done else 0
-            if quiet >= 7:
+            if quiet >= 5:
                 break
         else:
             raise Violation(f"not at rest after {checks} checks: {outcome}")
