@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Seeds faults into the scaling core and the check, one at a time, and runs the tests: each must be caught.
+
+    PYTHONPATH=<folder that holds ansible_collections> python tests/benchmarks/mutations.py
+
+A fault is a piece of text and its replacement in one file; a piece that is no longer there fails the run, so the list
+keeps up with the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CORE = "plugins/module_utils/_scaling"
+TESTS = "tests/unit/plugins/module_utils"
+# The quick tests first: most faults never reach the slow ones.
+STAGES = (
+    [f"{TESTS}/_scaling/test_{name}.py" for name in ("decide", "plan", "metrics", "policy")],
+    [f"{TESTS}/test_check.py", f"{TESTS}/test_ledger.py"],
+    [f"{TESTS}/_scaling/test_histories.py"],
+)
+
+FAULTS: tuple[tuple[str, str, str], ...] = (
+    # policy
+    (f"{CORE}/policy.py", "if in_below >= out_above:", "if in_below > out_above + 1:"),
+    (f"{CORE}/policy.py", "if low > high:", "if low > high + 10:"),
+    (f"{CORE}/policy.py", "target * (1 + band)", "target * (1 + band + band)"),
+    # metrics
+    (f"{CORE}/metrics.py", "if age > policy.stale_after:", "if age > 10 * policy.stale_after:"),
+    (f"{CORE}/metrics.py", "not math.isfinite(value) or value < 0", "value < 0"),
+    (f"{CORE}/metrics.py", "current.started != previous.started or current.requests", "current.requests"),
+    (f"{CORE}/metrics.py", "missing = sorted((before & running)", "missing = sorted((before & set())"),
+    (f"{CORE}/metrics.py", "present if current.waiting > 0 else 0.0", "0.0"),
+    (f"{CORE}/metrics.py", "(mean - previous.mean_seconds * kept) / (1.0 - kept)", "mean"),
+    (f"{CORE}/metrics.py", 'if m.state == "starting")', 'if m.state == "none")'),
+    (f"{CORE}/metrics.py", "trusted=not faults,", "trusted=usable,"),
+    (f"{CORE}/metrics.py", "and load >= last.load / 2", ""),
+    # recommenders
+    (f"{CORE}/recommend.py", "policy.scale_in_below <= busy <= policy.scale_out_above", "policy.scale_in_below <= busy <= 1"),
+    (f"{CORE}/recommend.py", "wanted = max(wanted, size)\n        return Wish", "return Wish"),
+    (f"{CORE}/recommend.py", "begin <= now < _moment(_end_day(day, entry)", "begin <= now <= _moment(_end_day(day, entry)"),
+    (f"{CORE}/recommend.py", "for day in (today - datetime.timedelta(days=1), today):", "for day in (today,):"),
+    (f"{CORE}/recommend.py", "workers * policy.target) - 1e-9", "workers) - 1e-9"),
+    # decide
+    (f"{CORE}/decide.py", "highest = max((wish.desired for wish in wishes), default=size)",
+     "highest = min((wish.desired for wish in wishes), default=size)"),
+    (f"{CORE}/decide.py", "if not any(when <= begin for", "if not any(when <= now for"),
+    (f"{CORE}/decide.py", "for when, count in history.recommended if when >= begin), default",
+     "for when, count in history.recommended if when >= now), default"),
+    (f"{CORE}/decide.py", "least = chain.size - policy.max_step_in", "least = 0"),
+    (f"{CORE}/decide.py", "math.floor(chain.size * policy.max_step_out)", "math.floor(chain.size * 100)"),
+    (f"{CORE}/decide.py", "last_any = max(history.last_out, history.last_in)", "last_any = history.last_in"),
+    (f"{CORE}/decide.py", "if passed < policy.cooldown_out:", "if passed <= policy.cooldown_out:"),
+    (f"{CORE}/decide.py", "if not pause.until or pause.until > now]", "]"),
+    (f"{CORE}/decide.py", "if sick > policy.halt_sick_count and", "if"),
+    (f"{CORE}/decide.py", "chain.set(max(chain.size, floor), \"saturated\"", "chain.set(chain.size, \"saturated\""),
+    (f"{CORE}/decide.py", "    if chain.desired < policy.min_nodes:", "    if chain.desired < policy.min_nodes - 1:"),
+    (f"{CORE}/decide.py", "    elif chain.desired > policy.max_nodes:", "    elif chain.desired > policy.max_nodes + 1:"),
+    # survey
+    (f"{CORE}/survey.py", "if age > policy.launch_timeout:", "if age >= policy.launch_timeout * 2:"),
+    (f"{CORE}/survey.py", "if member.since > policy.sick_grace:", "if member.since >= policy.sick_grace:"),
+    (f"{CORE}/survey.py", "if self.retiring:\n            return False", "if False:\n            return False"),
+    (f"{CORE}/survey.py", "seen = max(intent.seen, seen)", "pass"),
+    (f"{CORE}/survey.py", "if now - intent.created > SETTLE:", "if True:"),
+    (f"{CORE}/survey.py", "+ self.coming\n\n    @property\n    def existing", "\n\n    @property\n    def existing"),
+    # plan
+    (f"{CORE}/plan.py", "count = min(decision.desired - survey.size, room)", "count = decision.desired - survey.size"),
+    (f"{CORE}/plan.py", "token=intent.token", "token=token"),
+    (f"{CORE}/plan.py", "if survey.serving < max(policy.min_nodes, decision.desired):", "if False:"),
+    (f"{CORE}/plan.py", "survey.serving - max(policy.min_nodes, decision.desired),", "surplus,"),
+    (f"{CORE}/plan.py", "policy.max_draining - under_way,", "policy.max_draining,"),
+    (f"{CORE}/plan.py", "if survey.serving < policy.min_nodes:\n                notes", "if False:\n                notes"),
+    (f"{CORE}/plan.py", "and not view.protected and not view.held]", "and not view.held]"),
+    (f"{CORE}/plan.py", "if not view.retiring and not view.held]", "if not view.retiring]"),
+    (f"{CORE}/plan.py", "if member.state in SERVING and view.name not in ghosts", "if False and view.name not in ghosts"),
+    (f"{CORE}/plan.py", "return (ages.get(node.release, 0.0), -zones", "return (0.0, -zones"),
+    (f"{CORE}/plan.py", "-zones[node.zone], view.busy", "zones[node.zone], view.busy"),
+    (f"{CORE}/plan.py", "    if decision.frozen:", "    if False:"),
+    (f"{CORE}/plan.py", "begun = max(begun, now - view.member.since)", "pass"),
+    (f"{CORE}/plan.py", "if doubt and _missing(view):\n            continue", "if False:\n            continue"),
+    (f"{CORE}/plan.py", "steps.sort(key=lambda step: ACTIONS.index(step.action))", "steps.reverse()"),
+    # the check and the ledger
+    ("plugins/module_utils/_check.py", "if current is not None and not codes & BLIND:\n        members", "if current is not None:\n        members"),
+    ("plugins/module_utils/_check.py", "    if not cloud_known:\n        return", "    if False:\n        return"),
+    ("plugins/module_utils/_check.py", 'ledger.finish(outcome.check, sources.clock(), "failed", f"', 'str(f"'),
+    ("plugins/module_utils/_check.py", "leaving=leaving, ghosts=history.ghosts)", "ghosts=history.ghosts)"),
+    ("plugins/module_utils/_check.py", "    if record:\n        keep", "    if True:\n        keep"),
+    ("plugins/module_utils/_check.py", "if name not in present and seen >= since", "if False"),
+    ("plugins/module_utils/_ledger.py", "if plan and plans != mark:", "if False:"),
+    ("plugins/module_utils/_ledger.py", "SET seen = max(seen, ?)", "SET seen = ?"),
+    ("plugins/module_utils/_ledger.py", "INSERT OR IGNORE INTO intents", "INSERT OR REPLACE INTO intents"),
+    ("plugins/module_utils/_ledger.py", "and not step.since for step", "for step"),
+)
+
+
+def copy(target: Path) -> None:
+    """The parts that the tests need."""
+    for name in ("plugins/module_utils", "tests/unit", "trigger"):
+        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def caught(where: Path, timeout: float) -> str:
+    """The first failing test, or nothing when all stages pass."""
+    environment = {**os.environ, "PYTHONPATH": str(where.parents[2]), "PYTHONDONTWRITEBYTECODE": "1"}
+    for stage in STAGES:
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "--tb=no", "-p", "no:cacheprovider", *stage]
+        try:
+            run = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            return "ran out of time"
+        if run.returncode not in (0, 5):
+            found = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+            return found[0].split("::")[-1][:80] if found else "could not run"
+    return ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--timeout", type=float, default=300)
+    parser.add_argument("--only", type=int, help="number of one fault")
+    arguments = parser.parse_args()
+    begun, missed, gone = time.monotonic(), 0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        where = Path(folder) / "ansible_collections" / "elearning" / "moodle_fleet"
+        copy(where)
+        for number, (name, old, new) in enumerate(FAULTS, 1):
+            if arguments.only not in (None, number):
+                continue
+            path = where / name
+            original = path.read_text(encoding="utf-8")
+            if original.count(old) < 1:
+                print(f"{number:3} GONE    {name}: {old!r}", flush=True)
+                gone += 1
+                continue
+            path.write_text(original.replace(old, new, 1), encoding="utf-8")
+            test = caught(where, arguments.timeout)
+            path.write_text(original, encoding="utf-8")
+            missed += not test
+            print(f"{number:3} {'caught' if test else 'MISSED'}  {Path(name).name}: {old[:50]!r}  {test}", flush=True)
+    print(f"{len(FAULTS)} faults, {missed} missed, {gone} no longer there, {time.monotonic() - begun:.0f} s")
+    return 1 if missed or gone else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
