@@ -18,7 +18,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
 
 NOT_YET_MEMBERS = ("launching", "building", "ready")
 # After these faults a member may merely be missing from the reading: its node is not taken for one without a member.
-DOUBTS = frozenset({"metrics_first", "metrics_gap", "metrics_reset", "metrics_partial"})
+DOUBTS = frozenset(f"metrics_{code}" for code in ("first", "gap", "short", "frozen", "reset", "partial"))
 
 
 def plan(
@@ -201,7 +201,10 @@ def _victims(policy: Policy, decision: Decision, survey: Survey, doubt: bool) ->
     if surplus <= 0 or decision.direction != "in":
         return []
     free = [view for view in survey.views if view.counted and not view.protected and not view.held]
-    waiting = [view for view in free if view.phase in NOT_YET_MEMBERS and not (doubt and _missing(view))]
+    # A healthy one may have joined just now, unseen by this reading: it joins first and then goes like the others.
+    waiting = [
+        view for view in free if view.phase in ("launching", "building") and not (doubt and _missing(view))
+    ]
     victims = sorted(waiting, key=lambda view: (-_launched(view), view.name))[:surplus]
     under_way = sum(
         bool(view.retiring) and view.phase not in NOT_YET_MEMBERS and view.phase != "stopping"

@@ -111,6 +111,7 @@ def test_untrusted_metrics_never_shrink_and_bounds_still_hold() -> None:
     assert decided(4, 100, trusted=False).desired == 4
     assert decided(4, 100, trusted=False, lower_bound=True).desired == 8
     assert decided(4, 0, trusted=False, lower_bound=True).desired == 4
+    assert decided(4, 0, trusted=False, lower_bound=True).reasons[0].desired == 4
     assert decided(4, 0, trusted=False).hold_in
 
 

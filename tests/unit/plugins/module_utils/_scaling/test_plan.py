@@ -191,6 +191,8 @@ def test_victims() -> None:
     nodes, members = serving(4)
     building = node("z", launched=NOW - 10)
     assert victim([*nodes, building], members) == [("retire", "z")]
+    ready = planned(4, [*nodes, building], members, healthy={"z": True})
+    assert steps(ready) == [("join", "z")]
     older = [*nodes[:3], node("n3", release="r0", launched=NOW - 9000)]
     assert victim(older, members) == [("drain", "n3")]
     newer = [*nodes[:3], node("n3", release="r0", launched=NOW - 10)]

@@ -54,6 +54,7 @@ class World:
         self.fault = ""
         self.stale_nodes: tuple[float, list[Node]] | None = None
         self.read_stale = False
+        self.told: dict[str, str] = {}
         self.calls = 0
         self.trap: tuple[int, str] | None = None
         self.points: Counter[tuple[str, str]] = Counter()
@@ -150,6 +151,7 @@ class World:
             return current
 
         result: list[Node] = self.call("cloud.nodes", work, CloudError)
+        self.told = {node.name: node.state for node in result}
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
             meanwhile()  # another controller does a whole check between this one's look and its plan
@@ -271,7 +273,7 @@ class World:
         # As the balancer knows it at this moment: what broke since its last health check nobody can know.
         serving = {
             other for other, member in self.members.items()
-            if member.state == "up" and other in self.nodes and self.nodes[other].state == "running"
+            if member.state == "up" and other in self.nodes and self.told.get(other) == "running"
         }
         before = len(serving)
         if name in serving and before - 1 < self.policy.min_nodes:
