@@ -1,12 +1,53 @@
 # Copyright: Moodle Fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A fleet of containers with the stand-in site, built once by the real playbooks for all tests that ask for it."""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import requests
+import urllib3.util.connection
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudDriver
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import cloud_driver, load
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._secrets import derive
+
+ROOT = Path(__file__).parents[2]
+PORT = 18443
+TENANTS = ("acme", "globex")
+FLEET = f"""
+plugin: elearning.moodle_fleet.fleet
+fleet: e2e
+state_dir: state
+cloud:
+  driver: podman
+  subnet: 10.89.92.0/24
+  zones: [a, b]
+services:
+  balancer: {{count: 1, publish: ["127.0.0.1:{PORT}:443"]}}
+scaling: {{min_nodes: 2, max_nodes: 4, workers: 4}}
+"""
+VARIABLES = f"""
+moodle_source: {ROOT}/tests/standin
+moodle_fleet_secret: a-secret-for-tests-alone-0123456789abcdef
+moodle_public_port: {PORT}
+moodle_tenants:
+"""
+TENANT = """
+  - name: {name}
+    hosts: [{name}.localhost]
+    title: Site of {name}
+    admin: {{user: admin, email: admin@{name}.example}}
+"""
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +55,115 @@ def podman() -> Path | None:
     """The containers.conf that this machine's podman needs, if it needs one (scripts/test finds out)."""
     path = os.environ.get("CONTAINERS_CONF")
     return Path(path) if path else None
+
+
+@dataclass(frozen=True)
+class LocalFleet:
+    """A fleet of containers and how to reach it."""
+
+    inventory: Path
+    cloud: CloudDriver
+
+    @property
+    def file(self) -> Path:
+        """The fleet file."""
+        return self.inventory / "moodle_fleet.yml"
+
+    @property
+    def state_dir(self) -> Path:
+        """The controller's folder."""
+        return self.inventory / "state"
+
+    def playbook(self, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run one of our playbooks, as an operator would."""
+        command = ["ansible-playbook", "-i", str(self.inventory), str(ROOT / "playbooks" / f"{name}.yml"), *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1800)
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout[-6000:]}\n{done.stderr[-2000:]}")
+        return done
+
+    def addresses(self, role: str) -> dict[str, str]:
+        """Name and address of the running nodes of a role."""
+        return {node.name: node.address for node in self.cloud.nodes() if node.role == role and node.state == "running"}
+
+    def visitor(self) -> requests.Session:
+        """A browser: it trusts the fleet's authority and finds every *.localhost at the balancer."""
+        session = requests.Session()
+        session.verify = str(self.state_dir / "tls" / "ca.pem")
+        return session
+
+    def url(self, tenant: str, path: str = "/") -> str:
+        """Address of a page at the balancer."""
+        return f"https://{tenant}.localhost:{PORT}{path}"
+
+    def login(self, tenant: str) -> requests.Session:
+        """A browser in which the administrator of a tenant is logged in."""
+        session = self.visitor()
+        page = session.get(self.url(tenant, "/login/index.php"), timeout=30)
+        form = {
+            "username": "admin",
+            "password": derive("a-secret-for-tests-alone-0123456789abcdef", "admin", tenant),
+            "logintoken": re.search(r'name="logintoken" value="([^"]+)"', page.text)[1],
+        }
+        done = session.post(self.url(tenant, "/login/index.php"), data=form, timeout=30)
+        assert "You are logged in as admin" in done.text, done.text
+        return session
+
+    def at_node(self, session: requests.Session, address: str, tenant: str, path: str, **more: object) -> requests.Response:
+        """A request of this browser that a certain node answers, past the balancer."""
+        headers = {"Host": f"{tenant}.localhost:{PORT}", "Cookie": "; ".join(f"{c.name}={c.value}" for c in session.cookies)}
+        method = str(more.pop("method", "GET"))
+        return requests.request(
+            method, f"http://{address}{path}", headers=headers, allow_redirects=False, timeout=30, **more
+        )
+
+
+def changed(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
+    """Changed tasks by host, from a playbook's recap."""
+    recap = done.stdout.split("PLAY RECAP", 1)[1]
+    return {host: int(count) for host, count in re.findall(r"^(\S+)\s+: .*changed=(\d+)", recap, re.M)}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _localhost_names() -> Iterator[None]:
+    """Resolve *.localhost to this machine, as browsers do and the C library need not."""
+    original = urllib3.util.connection.create_connection
+
+    def connect(address: tuple[str, int], *arguments: object, **more: object) -> socket.socket:
+        host, port = address
+        return original(("127.0.0.1" if host.endswith(".localhost") else host, port), *arguments, **more)
+
+    urllib3.util.connection.create_connection = connect
+    yield
+    urllib3.util.connection.create_connection = original
+
+
+@pytest.fixture(scope="session")
+def bare_fleet(tmp_path_factory: pytest.TempPathFactory, podman: Path | None) -> Iterator[LocalFleet]:
+    """The files of a fleet of which nothing exists yet. What an earlier run left is removed first."""
+    inventory = tmp_path_factory.mktemp("inventory")
+    (inventory / "moodle_fleet.yml").write_text(FLEET)
+    (inventory / "group_vars").mkdir()
+    tenants = "".join(TENANT.format(name=name) for name in TENANTS)
+    (inventory / "group_vars" / "all.yml").write_text(VARIABLES + tenants)
+
+    def prepare() -> CloudDriver:
+        (inventory / "state").mkdir(mode=0o700, exist_ok=True)
+        if podman is not None:
+            shutil.copy(podman, inventory / "state" / "containers.conf")
+        return cloud_driver(load(inventory / "moodle_fleet.yml"))
+
+    prepare().destroy()
+    yield LocalFleet(inventory, prepare())
+    if not os.environ.get("KEEP_FLEET"):
+        prepare().destroy()
+
+
+@pytest.fixture(scope="session")
+def fleet(bare_fleet: LocalFleet) -> LocalFleet:
+    """The fleet, built by playbooks/site.yml; its first run in check mode is part of it."""
+    first = bare_fleet.playbook("site", "--check", "--diff")
+    assert "+e2e-database-1" in first.stdout
+    assert bare_fleet.cloud.nodes() == []
+    bare_fleet.playbook("site")
+    return bare_fleet

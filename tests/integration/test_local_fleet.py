@@ -1,0 +1,151 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What learners and operators are promised of a whole fleet, asked through HTTPS at the balancer."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import subprocess
+import threading
+import time
+
+import pytest
+import requests
+
+from .conftest import PORT, TENANTS, LocalFleet, changed
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("tenant", TENANTS)
+def test_each_host_shows_its_own_site(fleet: LocalFleet, tenant: str) -> None:
+    page = fleet.visitor().get(fleet.url(tenant), timeout=30)
+    assert page.status_code == 200
+    assert f"Site of {tenant}" in page.text
+
+
+def ask(host: bytes) -> bytes:
+    """The status line for a request with this Host header, sent as it stands."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", PORT), timeout=30) as plain:
+        with context.wrap_socket(plain, server_hostname="acme.localhost") as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
+            answer = b""
+            while chunk := connection.recv(65536):
+                answer += chunk
+    assert b"Site of" not in answer
+    return answer.split(b"\r\n", 1)[0]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"other.localhost", b"localhost", b"xacme.localhost", b"acme.localhost.evil.example", b"acme.localhost.", b"127.0.0.1",
+        b"acme", b"acme.localhost@other.localhost", b"*.localhost", b"acme_localhost",
+    ],
+)
+def test_an_unknown_or_malformed_host_never_reaches_a_tenant(fleet: LocalFleet, host: bytes) -> None:
+    status = ask(host + b":%d" % PORT).split()[1]
+    assert status in (b"404", b"400")
+    if all(character not in host for character in b"@*_"):
+        assert status == b"404"
+
+
+def test_a_session_moves_between_nodes_and_is_refused_on_another_tenant(fleet: LocalFleet) -> None:
+    session = fleet.login("acme")
+    nodes = fleet.addresses("web")
+    assert len(nodes) == 2
+    for name, address in nodes.items():
+        page = fleet.at_node(session, address, "acme", "/my/")
+        assert page.status_code == 200
+        assert "You are logged in as admin" in page.text
+        assert f'<span id="node">{name}</span>' in page.text
+        other = fleet.at_node(session, address, "globex", "/my/")
+        assert (other.status_code, "login" in other.headers["Location"]) == (303, True)
+
+
+def test_a_file_written_on_one_node_is_read_on_the_other(fleet: LocalFleet) -> None:
+    session = fleet.login("acme")
+    writer, reader = fleet.addresses("web").values()
+    page = fleet.at_node(session, writer, "acme", "/my/")
+    sesskey = page.text.split('name="sesskey" value="')[1].split('"')[0]
+    content = b"learners' work " * 1000
+    done = fleet.at_node(
+        session, writer, "acme", "/files/upload.php", method="POST", data={"sesskey": sesskey}, files={"file": ("a b.txt", content)}
+    )
+    path = done.text.split('id="file" href="')[1].split('"')[0]
+    got = fleet.at_node(session, reader, "acme", path)
+    assert got.status_code == 200
+    assert got.content == content
+    assert "X-Accel-Redirect" not in got.headers
+    assert fleet.at_node(requests.Session(), reader, "acme", path).status_code == 303
+
+
+def test_the_visitors_address_cannot_be_forged(fleet: LocalFleet) -> None:
+    marker = f"/forged-{time.time_ns()}"
+    fleet.visitor().get(fleet.url("acme", marker), headers={"X-Forwarded-For": "192.0.2.99"}, timeout=30)
+    (balancer,) = fleet.addresses("balancer")
+    name, address = next(iter(fleet.addresses("web").items()))
+    direct = requests.get(f"http://{address}/healthz", headers={"X-Forwarded-For": "192.0.2.99"}, timeout=10)
+    assert direct.status_code == 404
+    stats = socket.create_connection((fleet.addresses("balancer")[balancer], 443), timeout=5)
+    stats.close()
+
+
+def test_a_second_run_changes_nothing_and_check_mode_says_so(fleet: LocalFleet) -> None:
+    again = changed(fleet.playbook("site"))
+    assert again
+    assert not any(again.values()), again
+    predicted = changed(fleet.playbook("site", "--check", "--diff"))
+    assert not any(predicted.values()), predicted
+
+
+def test_no_secret_is_readable_by_everybody(fleet: LocalFleet) -> None:
+    """Passwords of the fleet stand in no world-readable file and in no log."""
+    session = fleet.login("acme")
+    session.close()
+    for node in fleet.cloud.nodes():
+        done = subprocess.run(
+            ["podman", "exec", node.name, "sh", "-c", "grep -rlsE --exclude-dir=proc -m1 'a-secret-for-tests-alone' /etc /var/log /run /tmp /root; "
+             "for f in /etc/moodle-fleet/tenants.php; do [ ! -e $f ] || stat -c '%a %U:%G' $f; done"],
+            capture_output=True, text=True, check=False,
+        )
+        assert done.stdout.strip() in ("", "640 root:www-data"), (node.name, done.stdout)
+
+
+def test_a_killed_node_costs_no_failed_get(fleet: LocalFleet) -> None:
+    statuses: list[object] = []
+    stop = threading.Event()
+
+    def visit() -> None:
+        session = fleet.visitor()
+        while not stop.is_set():
+            try:
+                statuses.append(session.get(fleet.url("acme"), timeout=30).status_code)
+            except requests.RequestException as exc:
+                statuses.append(repr(exc))
+
+    visitors = [threading.Thread(target=visit) for _ in range(3)]
+    for visitor in visitors:
+        visitor.start()
+    time.sleep(2)
+    name = sorted(fleet.addresses("web"))[0]
+    subprocess.run(["podman", "kill", "--signal", "KILL", name], check=True, capture_output=True)
+    before = len(statuses)
+    time.sleep(6)
+    stop.set()
+    for visitor in visitors:
+        visitor.join()
+    assert before > 5
+    assert len(statuses) > before + 10
+    assert set(statuses) == {200}, {status: statuses.count(status) for status in set(statuses)}
+
+
+def test_the_next_run_brings_the_killed_node_back(fleet: LocalFleet) -> None:
+    fleet.playbook("site")
+    assert len(fleet.addresses("web")) == 2
+    for address in fleet.addresses("web").values():
+        assert requests.get(f"http://{address}/healthz", timeout=10).json()["status"] == "ready"
