@@ -201,11 +201,10 @@ def check(
     window = policy.scale_in_window
     history = ledger.history(now, window)
     leaving = ledger.leaving(now - policy.drain_deadline)
-    going = set(leaving) | {node.name for node in nodes if "retiring" in node.tags}
     stored = ledger.state("reading")
     taken = judge(
         policy, _reading(stored), current, now,
-        recent=history.samples, nodes=nodes, leaving=going, error=trouble,
+        recent=history.samples, nodes=nodes, error=trouble,
     )
     codes = {code for code, _text in taken.faults}
     members: Sequence[Member] | None = None

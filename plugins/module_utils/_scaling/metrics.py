@@ -10,7 +10,7 @@ requests and so lingers long after the load has gone; the share of the older req
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
@@ -62,13 +62,11 @@ def sample(
     *,
     recent: Sequence[Sample] = (),
     nodes: Sequence[Node] = (),
-    leaving: Collection[str] = (),
     error: str = "",
 ) -> Sample:
     """Judge the current reading against the one before it.
 
-    ``recent`` are earlier samples, oldest first; ``nodes`` and ``leaving`` tell which members ought to be there;
-    ``error`` is why there is no reading.
+    ``recent`` are earlier samples, oldest first; ``nodes`` tell which members ought to be there; ``error`` is why there is no reading.
     """
     if current is None:
         text = "the balancer could not be read" + (f": {error}" if error else "")
@@ -80,7 +78,7 @@ def sample(
     usable = not faults
     interval = current.taken - previous.taken if previous is not None else 0.0
     faults += _interval_faults(policy, previous, current, interval)
-    partial = _partial(previous, current, nodes, leaving)
+    partial = _partial(previous, current, nodes)
     if partial:
         faults.append(("partial", partial))
     codes = {code for code, _text in faults}
@@ -162,13 +160,11 @@ def _interval_faults(
     return []
 
 
-def _partial(
-    previous: Reading | None, current: Reading, nodes: Sequence[Node], leaving: Collection[str]
-) -> str:
+def _partial(previous: Reading | None, current: Reading, nodes: Sequence[Node]) -> str:
     """Members that vanished from the reading while their nodes still run."""
     if previous is None:
         return ""
-    running = {node.name for node in nodes if node.state == "running"} - set(leaving)
+    running = {node.name for node in nodes if node.state == "running"}
     before = {member.name for member in previous.members if member.state in ("up", "down", "starting")}
     missing = sorted((before & running) - {member.name for member in current.members})
     if not missing:

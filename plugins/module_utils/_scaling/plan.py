@@ -170,7 +170,9 @@ def _sick(
     if doubt:
         bad = [view for view in bad if not _missing(view)]
     if any(reason.code == "many_sick" for reason in decision.reasons):
-        bad = [view for view in bad if view.node is not None and view.node.state == "failed"]
+        # A common cause would have hit the replacements too: once enough nodes serve, these go one by one.
+        dead = [view for view in bad if view.node is not None and view.node.state == "failed"]
+        bad = dead or (bad[:1] if survey.serving >= max(policy.min_nodes, decision.desired) else [])
     if not bad:
         return []
     if survey.serving < max(policy.min_nodes, decision.desired):
@@ -207,7 +209,7 @@ def _victims(policy: Policy, decision: Decision, survey: Survey, doubt: bool) ->
     ]
     victims = sorted(waiting, key=lambda view: (-_launched(view), view.name))[:surplus]
     under_way = sum(
-        bool(view.retiring) and view.phase not in NOT_YET_MEMBERS and view.phase != "stopping"
+        bool(view.retiring) and not view.held and view.phase not in NOT_YET_MEMBERS and view.phase != "stopping"
         for view in survey.views
     )
     allowed = min(

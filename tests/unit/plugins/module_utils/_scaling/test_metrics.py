@@ -115,5 +115,6 @@ def test_a_jump_is_believed_when_a_second_reading_confirms_it() -> None:
 
 def test_a_member_that_leaves_or_whose_node_is_gone_is_not_missed() -> None:
     fewer = reading(members=MEMBERS[:2])
-    assert judged(fewer, leaving={"n2"}).trusted
+    drained = (*MEMBERS[:2], dataclasses.replace(MEMBERS[2], state="drained"))
+    assert judged(fewer, dataclasses.replace(BEFORE, members=drained)).trusted
     assert sample(POLICY, BEFORE, fewer, NOW, nodes=NODES[:2]).trusted

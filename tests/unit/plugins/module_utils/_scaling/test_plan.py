@@ -244,9 +244,19 @@ def test_many_sick_nodes_are_left_unless_dead() -> None:
     nodes, members = serving(6)
     members[4], members[5] = member("n4", "down"), member("n5", "down")
     nodes[5] = node("n5", state="failed")
-    result = planned(4, nodes, members, reasons=(Reason("many_sick", "", 4),))
+    many = (Reason("many_sick", "", 4),)
+    result = planned(4, nodes, members, reasons=many)
     assert steps(result) == [("retire", "n5")]
     assert result.steps[0].forced
+    nodes[5], members[3] = node("n5"), member("n3", "down")
+    assert not planned(4, nodes, members, reasons=many)
+    assert steps(planned(3, nodes, members, reasons=many)) == [("retire", "n3")]  # enough serve without them
+
+
+def test_a_held_node_that_drains_blocks_no_other() -> None:
+    nodes, members = serving(5)
+    nodes[0], members[0] = node("n0", tags={"retiring": "1", "held": "disk"}), member("n0", "drained")
+    assert steps(planned(3, nodes, members)) == [("drain", "n1")]
 
 
 def test_stranded_nodes_are_replaced_and_joined_only_in_need() -> None:
