@@ -2,9 +2,8 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The command line: parses arguments, runs one check or shows what the ledger knows.
 
-Exit codes: 0 nothing to do, or done · 1 a fault in the program · 2 wrong arguments · 3 the fleet file or the ledger
-cannot be used · 4 the cloud or the balancer did not answer · 5 the plan was not carried out · 6 another check is under
-way.
+Exit codes: 0 nothing to do, or done · 1 a fault in the program · 2 wrong arguments · 3 fleet file or ledger
+not usable · 4 cloud or balancer did not answer · 5 the plan was not carried out · 6 another check is under way.
 """
 
 from __future__ import annotations
