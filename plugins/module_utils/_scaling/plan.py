@@ -171,8 +171,8 @@ def _sick(
         bad = [view for view in bad if not _missing(view)]
     if any(reason.code == "many_sick" for reason in decision.reasons):
         # A common cause would have hit the replacements too: once enough nodes serve, these go one by one.
-        dead = [view for view in bad if view.node is not None and view.node.state == "failed"]
-        bad = dead or (bad[:1] if survey.serving >= max(policy.min_nodes, decision.desired) else [])
+        gone = [view for view in bad if view.node is not None and view.node.state == "failed"]
+        bad = gone or (bad[:1] if survey.serving >= max(policy.min_nodes, decision.desired) else [])
     if not bad:
         return []
     if survey.serving < max(policy.min_nodes, decision.desired):
