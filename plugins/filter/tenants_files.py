@@ -11,6 +11,7 @@ short_description: Make the tenants map of a node
 version_added: "0.1.0"
 description:
   - Checks the list of tenants and returns the content of the two generated files of a node.
+  - The fingerprint is a checksum of both. A node answers it in its health check.
   - A mistake in the list becomes one message that names tenant, key, value and remedy.
 positional: secret, fleet
 options:
@@ -51,22 +52,27 @@ _value:
     map:
       description: C(tenants.map), nginx's map from host name to tenant.
       type: string
+    fingerprint:
+      description: The first 16 digits of the SHA-256 of both, one after the other.
+      type: string
 """
+
+import hashlib
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import definition, render
 
 
 def tenants_files(raw: object, secret: str, fleet: dict, public_port: int = 443) -> dict[str, str]:
-    """Return the content of tenants.php and tenants.map."""
+    """Return the content of tenants.php and tenants.map, and their fingerprint."""
     try:
         tenants = definition.load(raw)
-        return {
-            "php": render.tenants_php(tenants, str(secret), fleet, int(public_port)),
-            "map": render.tenants_map(tenants),
-        }
+        php = render.tenants_php(tenants, str(secret), fleet, int(public_port))
+        hosts = render.tenants_map(tenants)
     except ValueError as exc:
         raise AnsibleFilterError(str(exc)) from exc
+    fingerprint = hashlib.sha256((php + hosts).encode()).hexdigest()[:16]
+    return {"php": php, "map": hosts, "fingerprint": fingerprint}
 
 
 class FilterModule:

@@ -32,5 +32,6 @@ declare(strict_types=1);
         'status' => $reason === '' ? 'ready' : 'unavailable',
         'release' => $release,
         'workers' => $workers,
+        'tenants' => trim((string) @file_get_contents('/etc/moodle-fleet/tenants.fingerprint')),
     ] + ($reason === '' ? [] : ['reason' => $reason])), "\n";
 })();
