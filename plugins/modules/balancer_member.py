@@ -56,12 +56,23 @@ options:
       capacity:
         description: Number of the node's workers. When it is not given, the node's health check is asked.
         type: int
+      release:
+        description: Release that this member's health check has to name; empty for that of O(release).
+        type: str
+        default: ""
   exclusive:
     description: With O(state=joined), forget all members that are not named, for example those of nodes that do not exist any more.
     type: bool
     default: false
   release:
     description: Let a node join only when its health check names this release.
+    type: str
+    default: ""
+  tenants:
+    description:
+      - Let a node join only when its health check names this fingerprint of the tenants it knows, see
+        P(elearning.moodle_fleet.tenants_files#filter).
+      - A node that names another is refused at once; RV(stale) has its name.
     type: str
     default: ""
   balancers:
@@ -163,6 +174,7 @@ members:
       in_service: 0
       waiting: 0
       ended_by_deadline: false
+      stale: false
       seconds: 1.204
   contains:
     name:
@@ -186,6 +198,9 @@ members:
     ended_by_deadline:
       description: Whether the deadline ended the wait.
       type: bool
+    stale:
+      description: Whether it was refused because of O(tenants).
+      type: bool
     seconds:
       description: How long it took.
       type: float
@@ -194,6 +209,12 @@ left:
   returned: when HAProxy answers
   type: int
   sample: 0
+stale:
+  description: Names of the members that were refused because of O(tenants).
+  returned: when HAProxy answers
+  type: list
+  elements: str
+  sample: []
 timed_out:
   description: Whether the deadline ended the wait for any member.
   returned: when HAProxy answers
@@ -232,7 +253,10 @@ def wanted_members(params: dict) -> list[Wanted]:
         for entry in entries:
             if not entry["address"]:
                 raise BalancerError(f"address: missing for {entry['name']!r}, give the node's IP address")
-    return [Wanted(entry["name"], entry["address"] or "", entry["port"], entry["capacity"]) for entry in entries]
+    return [
+        Wanted(entry["name"], entry["address"] or "", entry["port"], entry["capacity"], entry["release"])
+        for entry in entries
+    ]
 
 
 def planned(params: dict, rows: dict, lines: dict, wanted: list[Wanted]) -> dict[str, str]:
@@ -287,7 +311,7 @@ def run(module: AnsibleModule, members: HAProxyMembers) -> dict:
         if changed and not module.check_mode:
             with members.file.change():
                 pass
-        return {"changed": changed, "members": [], "left": 0, "timed_out": False}
+        return {"changed": changed, "members": [], "left": 0, "stale": [], "timed_out": False}
 
     rows, lines = members.rows(), members.file.read()
     before = described(rows, lines)
@@ -302,6 +326,7 @@ def run(module: AnsibleModule, members: HAProxyMembers) -> dict:
             "changed": after != before,
             "members": [],
             "left": 0,
+            "stale": [],
             "timed_out": False,
             "diff": {"before": before, "after": after},
         }
@@ -311,6 +336,7 @@ def run(module: AnsibleModule, members: HAProxyMembers) -> dict:
         outcomes = steps.join(
             wanted,
             release=params["release"],
+            tenants=params["tenants"],
             balancers=params["balancers"],
             health_path=params["health_path"],
             ramp_steps=params["ramp"].get("steps") or 0,
@@ -327,6 +353,7 @@ def run(module: AnsibleModule, members: HAProxyMembers) -> dict:
         "changed": any(one.changed for one in outcomes),
         "members": [one.as_dict() for one in outcomes],
         "left": sum(one.in_service + one.waiting for one in outcomes),
+        "stale": [one.name for one in outcomes if one.stale],
         "timed_out": any(one.ended_by_deadline for one in outcomes),
         "diff": {"before": before, "after": after},
     }
@@ -347,10 +374,15 @@ def main() -> None:
             "members": {
                 "type": "list",
                 "elements": "dict",
-                "options": {"name": {"type": "str", "required": True}, **MEMBER},
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    **MEMBER,
+                    "release": {"type": "str", "default": ""},
+                },
             },
             "exclusive": {"type": "bool", "default": False},
             "release": {"type": "str", "default": ""},
+            "tenants": {"type": "str", "default": ""},
             "balancers": {"type": "int", "default": 1},
             "timeout": {"type": "float", "default": 60.0},
             "force": {"type": "bool", "default": True},

@@ -27,12 +27,16 @@ INTERVAL = 0.1
 
 @dataclass
 class Wanted:
-    """A member as the caller asks for it. ``capacity`` None: what the node's health check says."""
+    """A member as the caller asks for it. ``capacity`` None: what the node's health check says.
+
+    ``release`` is what the health check has to name; empty for the one that holds for all members of the call.
+    """
 
     name: str
     address: str = ""
     port: int = 80
     capacity: int | None = None
+    release: str = ""
 
 
 @dataclass
@@ -46,6 +50,7 @@ class Outcome:
     in_service: int = 0
     waiting: int = 0
     ended_by_deadline: bool = False
+    stale: bool = False
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -98,6 +103,7 @@ class Steps:
         wanted: Iterable[Wanted],
         *,
         release: str = "",
+        tenants: str = "",
         balancers: int = 1,
         health_path: str = "/healthz",
         ramp_steps: int = 0,
@@ -105,17 +111,19 @@ class Steps:
     ) -> list[Outcome]:
         """Add members; each gets requests once the node and HAProxy's own check say that it is healthy.
 
-        A member that is not healthy in time is reported and, where this call added it, taken out again.
+        A member that is not healthy in time is reported and, where this call added it, taken out again. So is, at once,
+        one that knows other tenants than those of the fingerprint ``tenants``: waiting would not change that.
         """
         outcomes = {one.name: Outcome(one.name) for one in wanted}
         targets = {one.name: one for one in wanted}
         before = {one.name: one.state for one in self.members.members()}
         capacities: dict[str, int] = {}
         pending: set[str] = set()
+        refused: set[str] = set()
         for name, one in targets.items():
             # Capacity may not be known yet: nothing is sent there before it is.
             pending.add(name)
-            verified = one.capacity is not None and not release
+            verified = one.capacity is not None and not (one.release or release or tenants)
             if verified:
                 capacities[name] = math.ceil(one.capacity / balancers)
             try:
@@ -137,10 +145,14 @@ class Steps:
                     outcomes[name].error = why
                     if answer is None:
                         continue
-                    if release and answer.get("release") != release:
-                        outcomes[name].error = (
-                            f"the node runs release {answer.get('release')!r}, wanted is {release!r}"
-                        )
+                    asked = targets[name].release or release
+                    if asked and answer.get("release") != asked:
+                        outcomes[name].error = f"the node runs release {answer.get('release')!r}, wanted is {asked!r}"
+                        continue
+                    if tenants and answer.get("tenants") != tenants:
+                        outcomes[name].error = "the node knows other tenants than the fleet has now"
+                        outcomes[name].stale = True
+                        refused.add(name)
                         continue
                     workers = targets[name].capacity or answer.get("workers")
                     if not isinstance(workers, int) or workers < 1:
@@ -150,6 +162,7 @@ class Steps:
                     outcomes[name].changed |= self.members.join(
                         name, targets[name].address, targets[name].port, capacities[name]
                     )
+                pending -= refused
                 rows = self.members.rows()
                 healthy = []
                 for name in sorted(pending & set(capacities)):
@@ -182,6 +195,7 @@ class Steps:
                 self.members.ramp(name, step / (ramp_steps + 1))
         for name in sorted(pending):
             outcomes[name].ended_by_deadline = True
+        for name in sorted(pending | refused):
             if before.get(name) in (None, "starting"):
                 self._take_back(name)
         return self._finish(outcomes)

@@ -57,7 +57,7 @@ class Connection:
         for words in commands:
             packed.append(b"*%d\r\n" % len(words))
             for word in words:
-                raw = word.encode()
+                raw = word.encode("utf-8", "surrogateescape")
                 packed.append(b"$%d\r\n%s\r\n" % (len(raw), raw))
         try:
             self._socket.sendall(b"".join(packed))
@@ -83,7 +83,7 @@ class Connection:
         if sort == b"$":
             if rest == "-1":
                 return None
-            return self._stream.read(int(rest) + 2)[:-2].decode()
+            return self._stream.read(int(rest) + 2)[:-2].decode("utf-8", "surrogateescape")
         if sort == b"*":
             return [self._read() for position in range(int(rest))]
         raise RedisError("Redis answered something that is not its protocol")
