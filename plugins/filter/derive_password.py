@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 name: derive_password
 author: Moodle Fleet contributors (!UNKNOWN)
 short_description: Derive a password from the fleet's one secret
-version_added: "0.1.0"
+version_added: "1.0.0"
 description:
   - Returns the password for a purpose and a name, always the same for the same input.
   - It has 30 URL-safe characters, among them an upper and a lower case letter, a digit and one of C(-_).

@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 name: tenants_files
 author: Moodle Fleet contributors (!UNKNOWN)
 short_description: Make the tenants map of a node
-version_added: "0.1.0"
+version_added: "1.0.0"
 description:
   - Checks the list of tenants and returns the content of the two generated files of a node.
   - The fingerprint is a checksum of both. A node answers it in its health check.

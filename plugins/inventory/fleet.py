@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: fleet
-version_added: "0.1.0"
+version_added: "1.0.0"
 short_description: Nodes of a Moodle fleet
 description:
   - Reads the fleet file C(moodle_fleet.yml), asks its cloud driver for the nodes, and yields them by role, zone, phase

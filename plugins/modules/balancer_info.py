@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: balancer_info
-version_added: "0.1.0"
+version_added: "1.0.0"
 short_description: Read the members and counters of HAProxy balancers
 description:
   - Reads the statistics port of one or several HAProxy balancers and adds them up. Changes nothing.

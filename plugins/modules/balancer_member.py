@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: balancer_member
-version_added: "0.1.0"
+version_added: "1.0.0"
 short_description: Let web nodes join, drain and leave an HAProxy
 description:
   - Changes the member list of the HAProxy on the node the module runs on. With several balancers, run it on each of them.

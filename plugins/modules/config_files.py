@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: config_files
 short_description: Write a list of configuration files in one run
-version_added: "0.1.0"
+version_added: "1.0.0"
 author: Moodle Fleet contributors (!UNKNOWN)
 description:
   - Brings files, folders and links of a node into the wanted state, all of them in one run of the module. A role that

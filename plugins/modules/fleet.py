@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: fleet
-version_added: "0.1.0"
+version_added: "1.0.0"
 short_description: Make sure that the tiers of a fleet exist, or remove the whole fleet
 description:
   - Launches the nodes that the fleet file asks for and that are missing, tier by tier, all at once.

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: image
-version_added: "0.1.0"
+version_added: "1.0.0"
 short_description: Find or make the image that web nodes start from
 description:
   - Tells whether a current image exists for a release and a recipe, and makes one of a builder node.

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: log_delivery
-version_added: "0.1.0"
+version_added: "1.0.0"
 short_description: Prove that a node's log lines have arrived at the log server
 description:
   - With O(mode=mark) it writes a unique line at the end of everything that the role P(elearning.moodle_fleet.log_forwarding#role)

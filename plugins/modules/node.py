@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: node
-version_added: "0.1.0"
+version_added: "1.0.0"
 short_description: Launch, tag and terminate nodes of a fleet
 description:
   - Makes sure that nodes of a role exist, carry tags, or are gone, through the cloud driver that the fleet file names.

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: node_info
-version_added: "0.1.0"
+version_added: "1.0.0"
 short_description: List the nodes and images of a fleet
 description:
   - Lists what the cloud driver of a fleet observes. Changes nothing.

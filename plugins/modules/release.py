@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: release
 short_description: Install, activate and prune releases of Moodle's code on a node
-version_added: "0.1.0"
+version_added: "1.0.0"
 author: Moodle Fleet contributors (!UNKNOWN)
 description:
   - A release is one immutable folder of code, owned by root and read-only for PHP. It is unpacked beside its place and

@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: release_source
 short_description: Make an artefact from Moodle's code
-version_added: "0.1.0"
+version_added: "1.0.0"
 author: Moodle Fleet contributors (!UNKNOWN)
 description:
   - Takes Moodle's code from a git repository, a tarball or a folder and makes one reproducible artefact of it, from

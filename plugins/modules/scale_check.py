@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: scale_check
-version_added: "0.1.0"
+version_added: "1.0.0"
 short_description: Observe a fleet, decide how many web nodes it needs, plan the steps
 description:
   - Takes the same check as the command C(moodle-fleet check), without acting on it.

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: scale_record
-version_added: "0.1.0"
+version_added: "1.0.0"
 short_description: Record what became of a plan's steps in the fleet's ledger
 description:
   - Writes outcome and duration of the steps of one check, so that C(moodle-fleet history) and C(explain) can tell.

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: session_locks
-version_added: "0.1.0"
+version_added: "1.0.0"
 short_description: Release the session locks of nodes that do not serve any more
 description:
   - Moodle locks a learner's session in Redis for the time of a request. The lock of a node that died in the middle stays

@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: tenants
 short_description: Bring all tenants of a fleet into being
-version_added: "0.1.0"
+version_added: "1.0.0"
 author: Moodle Fleet contributors (!UNKNOWN)
 description:
   - Gives every tenant its database, a database user and a Redis user that reach nothing but its own, its folders, and

@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: tenants_info
 short_description: Look at the tenants of a fleet
-version_added: "0.1.0"
+version_added: "1.0.0"
 author: Moodle Fleet contributors (!UNKNOWN)
 description:
   - Says for each tenant whether its site is installed and which version its database has.
