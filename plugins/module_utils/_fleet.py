@@ -177,7 +177,7 @@ def validate(values: Any, path: str | os.PathLike[str]) -> Fleet:
     return Fleet(
         name=top["fleet"],
         path=Path(path).absolute(),
-        state_dir=(Path(path).absolute().parent / Path(state_dir).expanduser()),
+        state_dir=Path(os.path.abspath(Path(path).absolute().parent / Path(state_dir).expanduser())),
         cloud=top["cloud"],
         balancer={**top["balancer"], "management_networks": top["management_networks"]},
         services=services,

@@ -27,7 +27,7 @@ TENANTS = ("acme", "globex")
 FLEET = f"""
 plugin: elearning.moodle_fleet.fleet
 fleet: e2e
-state_dir: state
+state_dir: ../state
 cloud:
   driver: podman
   subnet: 10.89.92.0/24
@@ -72,7 +72,7 @@ class LocalFleet:
     @property
     def state_dir(self) -> Path:
         """The controller's folder."""
-        return self.inventory / "state"
+        return self.inventory.parent / "state"
 
     def playbook(self, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run one of our playbooks, as an operator would."""
@@ -141,16 +141,18 @@ def _localhost_names() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def bare_fleet(tmp_path_factory: pytest.TempPathFactory, podman: Path | None) -> Iterator[LocalFleet]:
     """The files of a fleet of which nothing exists yet. What an earlier run left is removed first."""
-    inventory = tmp_path_factory.mktemp("inventory")
+    inventory = tmp_path_factory.mktemp("e2e") / "inventory"
+    inventory.mkdir()
+    state = inventory.parent / "state"
     (inventory / "moodle_fleet.yml").write_text(FLEET)
     (inventory / "group_vars").mkdir()
     tenants = "".join(TENANT.format(name=name) for name in TENANTS)
     (inventory / "group_vars" / "all.yml").write_text(VARIABLES + tenants)
 
     def prepare() -> CloudDriver:
-        (inventory / "state").mkdir(mode=0o700, exist_ok=True)
+        state.mkdir(mode=0o700, exist_ok=True)
         if podman is not None:
-            shutil.copy(podman, inventory / "state" / "containers.conf")
+            shutil.copy(podman, state / "containers.conf")
         return cloud_driver(load(inventory / "moodle_fleet.yml"))
 
     prepare().destroy()
