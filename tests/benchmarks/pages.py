@@ -48,7 +48,7 @@ class Side:
 def page_paths(fleet: Fleet) -> dict[str, str]:
     """Path of each page."""
     course = fleet.tenants[0]["site"]["course"]
-    return {"login": "/login/index.php", "front": "/", "dashboard": "/my/", "course": f"/course/view.php?id={course}"}
+    return {"login": "/login/index.php", "front": "/?redirect=0", "dashboard": "/my/", "course": f"/course/view.php?id={course}"}
 
 
 def log_in(side: Side, fleet: Fleet, clients: int) -> None:
@@ -64,6 +64,8 @@ def cell(side: Side, page: str, path: str, requests: int, clients: int) -> list[
     """Get a page so many times; returns the seconds each took."""
     def work(number: int) -> list[float]:
         visitor, taken = side.visit(number), []
+        # The connection idled while the other sides were measured, and may be closed.
+        visitor.close()
         for _each in range(requests // clients):
             # A login page is asked for by somebody who has no session yet.
             status, body, seconds = visitor.get(path, cookies=page != "login")

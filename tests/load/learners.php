@@ -56,7 +56,7 @@ if (!$course) {
         'category' => \core_course_category::get_default()->id, 'startdate' => time() - DAYSECS]);
     for ($i = 1; $i <= 10; $i++) {
         create_module((object) ['modulename' => 'page', 'course' => $course->id, 'section' => 1 + $i % 5, 'visible' => 1,
-            'name' => "Reading $i", 'intro' => '', 'introformat' => FORMAT_HTML, 'content' => str_repeat("<p>Read page $i.</p>", 40),
+            'name' => "Reading $i", 'introeditor' => ['text' => '', 'format' => FORMAT_HTML, 'itemid' => 0], 'content' => str_repeat("<p>Read page $i.</p>", 40),
             'contentformat' => FORMAT_HTML, 'display' => 5, 'printintro' => 0, 'printlastmodified' => 1]);
     }
 }
