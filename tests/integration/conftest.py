@@ -89,6 +89,8 @@ class LocalFleet:
     def visitor(self) -> requests.Session:
         """A browser: it trusts the fleet's authority and finds every *.localhost at the balancer."""
         session = requests.Session()
+        # An authority named in the environment would go before the fleet's own.
+        session.trust_env = False
         session.verify = str(self.state_dir / "tls" / "ca.pem")
         return session
 
