@@ -16,6 +16,8 @@ import argparse
 import importlib
 import os
 import platform
+import signal
+import sys
 import time
 
 from measure import say
@@ -46,6 +48,8 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Run what was asked for, then take the benchmarks' own containers away."""
     given = arguments()
+    # What was paused goes on and what was added goes away, also when somebody ends this.
+    signal.signal(signal.SIGTERM, lambda *_signal: sys.exit(143))
     fleet = None
     if set(given.benchmarks) - {"inventory", "no-change"}:
         from nodes import Fleet

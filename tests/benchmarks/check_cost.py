@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: Moodle Fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """What one check with nothing to do costs: wall and CPU seconds, memory, processes.

@@ -20,7 +20,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 # A new number makes all artefacts anew.
-FORMAT = 1
+FORMAT = 2
+# Every file has this time, so that the artefact is reproducible. Not 0: OPcache never keeps a file whose time is 0.
+MODIFIED = 946684800
 LEFT_OUT_ANYWHERE = frozenset((".git", "node_modules"))
 LEFT_OUT_AT_TOP = frozenset(("config.php",))
 
@@ -155,6 +157,7 @@ def _add_folders(archive: tarfile.TarFile, known: list[Entry]) -> None:
             folder = os.path.dirname(folder)
     for folder in sorted(folders):
         info = tarfile.TarInfo(folder)
+        info.mtime = MODIFIED
         info.type = tarfile.DIRTYPE
         info.mode = 0o755
         archive.addfile(info)
@@ -162,6 +165,7 @@ def _add_folders(archive: tarfile.TarFile, known: list[Entry]) -> None:
 
 def _add(archive: tarfile.TarFile, root: str, entry: Entry, content) -> None:
     info = tarfile.TarInfo(entry.path)
+    info.mtime = MODIFIED
     info.mode = 0o755 if entry.executable else 0o644
     if entry.link:
         info.type = tarfile.SYMTYPE
