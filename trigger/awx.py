@@ -65,7 +65,7 @@ class AWX:
         template = self._call("GET", path)
         if not template.get("ask_variables_on_launch"):
             raise AWXError(
-                f"job template {self.template!r} does not accept variables: tick “Prompt on launch” beside its "
+                f"job template {self.template!r} does not accept variables: tick 'Prompt on launch' beside its "
                 "variables, or the plan would be lost"
             )
         return int(template["id"])

@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     stop.add_argument("--in-only", action="store_true", help="only scaling in; the fleet may still grow")
     stop.add_argument("--reason", default="", help="why, for whoever reads the status")
     stop.add_argument("--for", dest="duration", type=_duration, default=0.0, metavar="TIME",
-                      help="for 90s, 30m, 12h or 2d; without it until “resume”")
+                      help="for 90s, 30m, 12h or 2d; without it until 'resume'")
     add("resume", _resume, "end every pause")
     return parser
 
@@ -220,7 +220,7 @@ def _pause(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
     with open_ledger(fleet) as ledger:
         ledger.pause(scope, arguments.reason, now, until)
     what = "Scaling in" if scope == "in" else "Scaling"
-    end = time.strftime("until %Y-%m-%d %H:%M:%S", time.localtime(until)) if until else "until “moodle-fleet resume”"
+    end = time.strftime("until %Y-%m-%d %H:%M:%S", time.localtime(until)) if until else "until 'moodle-fleet resume'"
     if arguments.json:
         _print_json({"scope": scope, "reason": arguments.reason, "since": now, "until": until})
     else:

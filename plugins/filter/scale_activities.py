@@ -74,7 +74,7 @@ def _launches(run: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
             "node": str(result["step"]["token"]),
             "status": "failed" if failed else "done",
             "seconds": seconds,
-            "message": str(result.get("msg") or "") if failed else ", ".join(node["name"] for node in result["nodes"]),
+            "note": str(result.get("msg") or "") if failed else ", ".join(node["name"] for node in result["nodes"]),
         }
 
 
@@ -103,7 +103,7 @@ def _leaves(run: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
         elif overdue and lost:
             status, message = "deadline", "; ".join(lost)
         yield {
-            "action": str(step["action"]), "node": name, "status": status, "message": message,
+            "action": str(step["action"]), "node": name, "status": status, "note": message,
             "seconds": round(float(run["now"]) - float(step.get("since") or run["began"]), 3),
             "steps": {part: round(seconds, 3) for part, seconds in parts.items()},
         }
@@ -114,20 +114,22 @@ def scale_activities(run: Mapping[str, Any]) -> dict[str, list[Any]]:
     activities = []
     for name in run.get("forget") or ():
         status, message = _verdict(_answers(run.get("forgotten"), name))
-        activities.append({"action": "forget", "node": str(name), "status": status, "message": message})
+        activities.append({"action": "forget", "node": str(name), "status": status, "note": message})
     activities += _launches(run)
     for member in run.get("members") or ():
         rows = _answers(run.get("joined"), member["name"])
         status, message = _verdict(rows)
         seconds = round(_longest(rows), 3)
         activities.append({
-            "action": "join", "node": str(member["name"]), "status": status, "message": message, "seconds": seconds,
+            "action": "join", "node": str(member["name"]), "status": status, "note": message, "seconds": seconds,
             "steps": {"healthy": seconds},
         })
     activities += _leaves(run)
     problems = [
-        f"{one['action']} {one['node']}: {one['message'] or 'failed'}" for one in activities if one["status"] == "failed"
+        f"{one['action']} {one['node']}: {one['note'] or 'failed'}" for one in activities if one["status"] == "failed"
     ]
+    for one in activities:
+        one |= {"started": float(run["began"]), "finished": float(run["now"])}
     return {"activities": activities, "problems": problems}
 
 

@@ -9,6 +9,7 @@ remedy out, which is what an operator needs at night.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -61,7 +62,7 @@ def unknown_key(key: str, value: Any, known: Iterable[str]) -> Problem:
 
 def _has_kind(value: Any, kind: type) -> bool:
     if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+        return isinstance(value, int) and not isinstance(value, bool) or isinstance(value, float) and not math.isnan(value)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)

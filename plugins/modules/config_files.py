@@ -17,6 +17,9 @@ description:
   - Files are replaced atomically, with their owner and mode already set.
   - Contents are never logged, neither on the controller nor on the node.
 options:
+  _contents:
+    description: Set by the action plugin, from the files and templates it has read. Leave it out.
+    type: str
   files:
     description:
       - The entries, brought into their state in this order.

@@ -60,7 +60,7 @@ options:
         description: Seconds by the name of each part, for example V(verify) or V(wait_idle).
         type: dict
         default: {}
-      message:
+      note:
         description: What a reader should know, without secrets.
         type: str
         default: ""
@@ -70,7 +70,7 @@ options:
       - Leave it out when the trigger runs the playbook, because the trigger closes the check itself.
     type: str
     choices: [done, failed]
-  message:
+  note:
     description: What a reader should know of the whole check.
     type: str
     default: ""
@@ -124,7 +124,7 @@ def main() -> None:
         "finished": {"type": "float"},
         "seconds": {"type": "float"},
         "steps": {"type": "dict", "default": {}},
-        "message": {"type": "str", "default": ""},
+        "note": {"type": "str", "default": ""},
     }
     module = AnsibleModule(
         argument_spec={
@@ -132,7 +132,7 @@ def main() -> None:
             "check_id": {"type": "int", "required": True},
             "activities": {"type": "list", "elements": "dict", "default": [], "options": activity},
             "status": {"type": "str", "choices": ["done", "failed"]},
-            "message": {"type": "str", "default": ""},
+            "note": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
@@ -146,10 +146,10 @@ def main() -> None:
                 found = ledger.checks(1, check=params["check_id"])
                 if not found:
                     module.fail_json(msg=f"check_id: {params['check_id']}: the ledger of {fleet.name} has no such check")
-                recorded = ledger.record(params["check_id"], params["activities"])
+                recorded = ledger.record(params["check_id"], [{**one, "message": one["note"]} for one in params["activities"]])
                 closed = params["status"] is not None and found[0]["status"] != params["status"]
                 if closed:
-                    ledger.finish(params["check_id"], time.time(), params["status"], params["message"])
+                    ledger.finish(params["check_id"], time.time(), params["status"], params["note"])
     except (FleetFileError, LedgerError) as exc:
         module.fail_json(msg=str(exc))
     module.exit_json(changed=bool(recorded or closed), recorded=recorded)

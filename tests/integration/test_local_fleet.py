@@ -128,7 +128,7 @@ def test_a_killed_node_costs_no_failed_get(fleet: LocalFleet) -> None:
             except requests.RequestException as exc:
                 statuses.append(repr(exc))
 
-    visitors = [threading.Thread(target=visit) for _ in range(3)]
+    visitors = [threading.Thread(target=visit) for dummy in range(3)]
     for visitor in visitors:
         visitor.start()
     time.sleep(2)

@@ -14,6 +14,7 @@ import math
 import zoneinfo
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Optional
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import (
@@ -44,7 +45,7 @@ class Situation:
     now: float
 
 
-Recommender = Callable[[Situation], Wish | None]
+Recommender = Callable[[Situation], Optional[Wish]]
 
 
 def tracking(situation: Situation) -> Wish | None:
@@ -79,7 +80,7 @@ def schedule(situation: Situation) -> Wish | None:
     if best is None:
         return None
     until = f"{best.end // 60:02d}:{best.end % 60:02d}"
-    text = f"schedule “{best.name}” keeps at least {best.nodes} nodes until {until} {best.timezone}"
+    text = f"schedule '{best.name}' keeps at least {best.nodes} nodes until {until} {best.timezone}"
     return Wish("schedule", best.nodes, text, floor=True)
 
 

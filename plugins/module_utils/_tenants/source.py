@@ -14,10 +14,12 @@ import subprocess
 import tarfile
 import tempfile
 import urllib.error
-import urllib.request
 import xml.etree.ElementTree
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+from ansible.module_utils.urls import ConnectionError as UrlConnectionError
+from ansible.module_utils.urls import open_url
 
 # A new number makes all artefacts anew.
 FORMAT = 2
@@ -310,9 +312,9 @@ class Builder:
     def _download(self, source: str, target: str) -> str:
         self.report(f"downloading {source}")
         try:
-            with urllib.request.urlopen(source, timeout=self.timeout) as answer, open(target, "wb") as stream:
+            with open_url(source, timeout=self.timeout, decompress=False) as answer, open(target, "wb") as stream:
                 shutil.copyfileobj(answer, stream, 1 << 20)
-        except (urllib.error.URLError, OSError) as exc:
+        except (urllib.error.URLError, OSError, UrlConnectionError) as exc:
             raise SourceError(f"moodle_source: cannot download {source}: {getattr(exc, 'reason', exc)}") from exc
         return target
 

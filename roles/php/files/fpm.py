@@ -1,4 +1,3 @@
-#!/usr/bin/python3 -IS
 # Copyright: Moodle Fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """What PHP-FPM of a web node needs around it; systemd calls most of it.

@@ -267,7 +267,7 @@ def test_members_survive_restart_and_reload(balancer: Balancer) -> None:
         _until(lambda: balancer.state("n2") == "up")
         assert balancer.state("n3") == "drained"
         hits = nodes[1].hits
-        assert {balancer.get() for _ in range(10)} == {200}
+        assert {balancer.get() for dummy in range(10)} == {200}
         assert nodes[1].hits == hits
 
 
@@ -276,7 +276,7 @@ def test_draining_waits_for_the_requests_under_way(balancer: Balancer) -> None:
     for node in nodes:
         balancer.join(f"n{node.address[-1]}", node)
     answers: list[int] = []
-    threads = [threading.Thread(target=lambda: answers.append(balancer.get("/slow"))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: answers.append(balancer.get("/slow"))) for dummy in range(4)]
     for thread in threads:
         thread.start()
     _until(lambda: balancer.reader.read().in_service == 4)
@@ -288,7 +288,7 @@ def test_draining_waits_for_the_requests_under_way(balancer: Balancer) -> None:
         thread.join()
     assert answers == [200] * 4
     hits = nodes[0].hits
-    assert {balancer.get() for _ in range(6)} == {200} and nodes[0].hits == hits
+    assert {balancer.get() for dummy in range(6)} == {200} and nodes[0].hits == hits
 
 
 def test_a_drained_member_can_come_back(balancer: Balancer) -> None:
@@ -329,7 +329,7 @@ def test_a_name_with_another_address_is_another_node(balancer: Balancer) -> None
     balancer.join("n", old)
     balancer.join("n", new)
     hits = old.hits
-    assert {balancer.get() for _ in range(4)} == {200}
+    assert {balancer.get() for dummy in range(4)} == {200}
     assert old.hits == hits and new.hits >= 4
 
 
@@ -345,7 +345,7 @@ def test_waiting_requests_and_finished_ones_are_counted(balancer: Balancer) -> N
     node = balancer.node(2)
     balancer.join("n2", node)
     before = balancer.reader.read()
-    threads = [threading.Thread(target=lambda: balancer.get("/slow")) for _ in range(5)]
+    threads = [threading.Thread(target=lambda: balancer.get("/slow")) for dummy in range(5)]
     for thread in threads:
         thread.start()
     _until(lambda: balancer.reader.read().waiting == 3)

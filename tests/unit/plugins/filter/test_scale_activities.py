@@ -36,7 +36,7 @@ def test_a_balancer_that_did_not_answer_is_a_failure():
     activity, _problems = one(members=[{"name": "w1"}], joined=[{}])
     assert activity["status"] == "failed"
     activity, _problems = one(forget=["w1"], forgotten=[{"msg": "no socket"}])
-    assert (activity["status"], activity["message"]) == ("failed", "no socket")
+    assert (activity["status"], activity["note"]) == ("failed", "no socket")
 
 
 def test_a_launch_that_gave_no_nodes_has_failed():
@@ -61,7 +61,7 @@ def test_the_time_of_a_drain_counts_from_its_begin_in_an_earlier_check():
 def test_a_node_that_is_not_gone_goes_on():
     activity = leave({"action": "drain", "node": "w1"}, stopped={"w1": STOPPED}, confirmed={"w1": {"seconds": 30.0, "msg": "no mark"}})
     assert activity["status"] == "running"
-    assert "log server" in activity["message"]
+    assert "log server" in activity["note"]
 
 
 def test_what_the_deadline_cut_is_said():
