@@ -108,3 +108,9 @@ def test_refuses_links_that_lead_out(tree, builder):
     (tree / "evil").symlink_to("../../etc")
     with pytest.raises(source.SourceError, match="leads out"):
         builder.build(str(tree))
+
+
+def test_no_file_has_the_time_that_opcache_never_keeps():
+    assert source.MODIFIED > 0
+    info = tarfile.TarInfo("lib")
+    assert info.mtime == 0, "tarfile's default, which is why a time is set"
