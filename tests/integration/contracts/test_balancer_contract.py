@@ -82,7 +82,7 @@ class Node:
                     node.hits += 1
                 if self.path.startswith("/slow"):
                     time.sleep(1.0)
-                body = json.dumps({"release": "r1", "workers": workers, "node": address}).encode()
+                body = json.dumps({"release": "r1", "tenants": "t1", "workers": workers, "node": address}).encode()
                 self.send_response(200 if node.healthy or not health else 503)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -255,6 +255,25 @@ def test_another_release_does_not_join(balancer: Balancer) -> None:
     (outcome,) = Steps(balancer.members, timeout=0.5).join([Wanted("n2", node.address, node.port)], release="r2")
     assert "'r1'" in outcome.error and "'r2'" in outcome.error
     assert node.hits == 0 and balancer.get() == 503
+
+
+def test_each_member_may_have_a_release_of_its_own(balancer: Balancer) -> None:
+    new, old = balancer.node(2), balancer.node(3)
+    wanted = [Wanted("n2", new.address, new.port, release="r1"), Wanted("n3", old.address, old.port, release="r0")]
+    outcomes = Steps(balancer.members, timeout=0.5).join(wanted)
+    assert [bool(outcome.error) for outcome in outcomes] == [False, True]
+    assert (balancer.state("n2"), balancer.state("n3")) == ("up", "absent")
+
+
+def test_a_node_that_knows_other_tenants_is_refused_at_once(balancer: Balancer) -> None:
+    node = balancer.node(2)
+    began = time.monotonic()
+    (outcome,) = Steps(balancer.members, timeout=30).join([Wanted("n2", node.address, node.port)], tenants="t2")
+    assert time.monotonic() - began < 10
+    assert outcome.stale and "other tenants" in outcome.error
+    assert node.hits == 0 and balancer.state("n2") == "absent"
+    (outcome,) = Steps(balancer.members, timeout=5).join([Wanted("n2", node.address, node.port)], tenants="t1")
+    assert not outcome.stale and balancer.state("n2") == "up"
 
 
 def test_members_survive_restart_and_reload(balancer: Balancer) -> None:
