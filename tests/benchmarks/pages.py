@@ -192,7 +192,7 @@ def versus(fleet: Fleet, given: argparse.Namespace) -> None:
     else:
         alone = stand_alone(fleet)
         sides.append(Side("stand-alone", Target("stand-alone", alone.address, ALONE, headers=forwarded(fleet)),
-                      {"one server": [alone.name]}, alone.name, redis=False))
+                          {"one server": [alone.name]}, alone.name, redis=False))
     sides.append(Side("fleet node", Target("fleet node", web["address"], tenant["host"], headers={**forwarded(fleet), "Host": public}),
                       tiers, database))
     balancers = fleet.of("balancer")
