@@ -26,7 +26,7 @@ options:
     type: str
     required: true
   cache:
-    description: The Redis server.
+    description: The Redis server, or the two of them, for sessions and for Moodle's caches. Users are made on both.
     type: dict
     required: true
     suboptions:
@@ -38,6 +38,12 @@ options:
         description: Its port.
         type: int
         default: 6379
+      muc_host:
+        description: Host name or address of the server for Moodle's caches; O(cache.host) without it.
+        type: str
+      muc_port:
+        description: Port of the server for Moodle's caches; O(cache.port) without it.
+        type: int
       user:
         description: A user that may make users.
         type: str
@@ -147,6 +153,7 @@ failed_tenants:
   elements: str
 """
 
+import functools
 import os
 import shutil
 
@@ -189,9 +196,11 @@ def run(module: AnsibleModule) -> dict:
     params = module.params
     tenants = definition.load(params["tenants"])
     server, cache = params["database"], params["cache"]
+    sessions = (cache["host"], cache["port"])
+    places = dict.fromkeys([sessions, (cache["muc_host"] or sessions[0], cache["muc_port"] or sessions[1])])
     applier = apply.Applier(
         server=lambda: database.Server(server["host"], server["port"], server["user"], server["password"]),
-        redis=lambda: resp.Connection(cache["host"], cache["port"], cache["user"], cache["password"]),
+        redis=[functools.partial(resp.Connection, *place, cache["user"], cache["password"]) for place in places],
         places=apply.Places(params["code"], params["shared_root"], params["owner"], params["cli"], params["php"]),
         secret=params["secret"],
         user_host=server["user_host"],
@@ -230,6 +239,8 @@ def main() -> None:
                 "options": {
                     "host": {"type": "str", "required": True},
                     "port": {"type": "int", "default": 6379},
+                    "muc_host": {"type": "str"},
+                    "muc_port": {"type": "int"},
                     "user": {"type": "str", "default": "default"},
                     "password": {"type": "str", "default": "", "no_log": True},
                 },

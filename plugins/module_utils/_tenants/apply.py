@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -27,7 +27,7 @@ class Work:
 
     tenant: Tenant
     sql: list[tuple[str, tuple]] = field(default_factory=list)
-    redis: list[tuple[str, ...]] = field(default_factory=list)
+    redis: list[list[tuple[str, ...]]] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     site: str = ""
     settings: dict[str, str | None] = field(default_factory=dict)
@@ -36,7 +36,8 @@ class Work:
     def actions(self) -> list[str]:
         """Return in words what has to be done; never a password."""
         words = [statement.split("%s", maxsplit=1)[0].split("`", maxsplit=1)[0].strip().lower() for statement, values in self.sql]
-        words += [f"{command[1].lower()} {command[2]}" for command in self.redis]
+        # The same words for both instances are one action to a reader.
+        words += dict.fromkeys(f"{command[1].lower()} {command[2]}" for commands in self.redis for command in commands)
         words += [f"folder {path}" for path in self.folders]
         words += [{"install": "install the site", "again": "remove an unfinished installation and install the site",
                    "adopt": "note that the site is installed"}[self.site]] if self.site else []
@@ -63,7 +64,7 @@ class Places:
 class Applier:
     """Observes, plans and acts for a list of tenants."""
 
-    def __init__(self, server: Callable[[], database.Server], redis: Callable[[], resp.Connection], places: Places,
+    def __init__(self, server: Callable[[], database.Server], redis: Sequence[Callable[[], resp.Connection]], places: Places,
                  secret: str, user_host: str, run: Run) -> None:
         self.connect = server
         self.redis = redis
@@ -95,11 +96,12 @@ class Applier:
             self._plan_settings(server, [work for work in works if not work.error])
         finally:
             server.close()
-        with self.redis() as connection:
-            passwords = {work.tenant.name: self.password("redis", work.tenant) for work in works}
-            commands = resp.differences(resp.observe(connection), [work.tenant for work in works], passwords, prune)
-        for work in works:
-            work.redis = commands.get(work.tenant.name, [])
+        passwords = {work.tenant.name: self.password("redis", work.tenant) for work in works}
+        for connect in self.redis:
+            with connect() as connection:
+                commands = resp.differences(resp.observe(connection), [work.tenant for work in works], passwords, prune)
+            for work in works:
+                work.redis.append(commands.get(work.tenant.name, []))
         return works, not observed.has_book
 
     def _site(self, server: database.Server, observed: database.Observed, tenant: Tenant) -> str:
@@ -165,10 +167,12 @@ class Applier:
                 server.make_book()
         finally:
             server.close()
-        if any(work.redis for work in todo):
-            with self.redis() as connection:
-                connection.pipeline([command for work in todo for command in work.redis])
-                resp.save(connection)
+        for index, connect in enumerate(self.redis):
+            commands = [command for work in todo for command in work.redis[index]]
+            if commands:
+                with connect() as connection:
+                    connection.pipeline(commands)
+                    resp.save(connection)
         with ThreadPoolExecutor(max_workers=max(1, parallel)) as pool:
             list(pool.map(self._act, todo))
 

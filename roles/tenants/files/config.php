@@ -106,7 +106,7 @@ $CFG = new stdClass();
     $cfg->alternative_cache_factory_class = 'moodle_fleet_cache_factory';
     $cfg->moodle_fleet_cache = [
         'definitions' => $fleet['local_root'] . "/component/$release/definitions.php",
-        'server' => $fleet['redis_host'] . ':' . $fleet['redis_port'],
+        'server' => $fleet['muc_host'] . ':' . $fleet['muc_port'],
         'password' => $redisauth,
         'prefix' => "t:$name:m:",
         // What is kept in a node's memory belongs to one release: some of it depends on code alone.
