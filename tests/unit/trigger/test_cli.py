@@ -169,7 +169,6 @@ def test_a_missing_playbook_fails_clearly(tmp_path: Path) -> None:
 def test_a_playbook_runs_with_the_plan_and_its_failure_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("ansible_runner")
     monkeypatch.setenv("ANSIBLE_INVENTORY_ENABLED", "ini")
     playbook = tmp_path / "play.yml"
     playbook.write_text(
