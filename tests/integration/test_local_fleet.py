@@ -40,18 +40,18 @@ def ask(host: bytes) -> bytes:
     return answer.split(b"\r\n", 1)[0]
 
 
-@pytest.mark.parametrize(
-    "host",
-    [
-        b"other.localhost", b"localhost", b"xacme.localhost", b"acme.localhost.evil.example", b"acme.localhost.", b"127.0.0.1",
-        b"acme", b"acme.localhost@other.localhost", b"*.localhost", b"acme_localhost",
-    ],
-)
-def test_an_unknown_or_malformed_host_never_reaches_a_tenant(fleet: LocalFleet, host: bytes) -> None:
-    status = ask(host + b":%d" % PORT).split()[1]
-    assert status in (b"404", b"400")
-    if all(character not in host for character in b"@*_"):
-        assert status == b"404"
+UNKNOWN = [b"other.localhost", b"localhost", b"xacme.localhost", b"acme.localhost.evil.example", b"127.0.0.1", b"acme"]
+MALFORMED = [b"acme.localhost.", b"acme.localhost@other.localhost", b"*.localhost", b"acme_localhost"]
+
+
+@pytest.mark.parametrize("host", UNKNOWN)
+def test_an_unknown_host_is_not_found(fleet: LocalFleet, host: bytes) -> None:
+    assert ask(host + b":%d" % PORT).split()[1] == b"404"
+
+
+@pytest.mark.parametrize("host", MALFORMED)
+def test_a_malformed_host_is_refused(fleet: LocalFleet, host: bytes) -> None:
+    assert ask(host + b":%d" % PORT).split()[1] == b"400"
 
 
 def test_a_session_moves_between_nodes_and_is_refused_on_another_tenant(fleet: LocalFleet) -> None:
