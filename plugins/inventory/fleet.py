@@ -12,6 +12,7 @@ description:
     and release, with the variables that are needed to reach them.
   - The fleet file has more keys than are listed here; they describe the fleet, and P(elearning.moodle_fleet.fleet#inventory)
     checks all of them before it asks the cloud.
+  - Groups are C(fleet), the roles, and C(zone_), C(phase_), C(state_) and C(release_) followed by the value.
   - Each host has the variable C(fleet_node), a dictionary with C(name), C(role), C(address), C(zone), C(state), C(phase),
     C(release), C(launched), C(image) and C(tags).
   - Tags come from the cloud and stay untrusted; no template is ever built from them.
@@ -141,7 +142,7 @@ def networks(fleet: Fleet, known: dict[str, list[str]]) -> dict[str, list[str]]:
 
 def host(node: Node, connection: dict[str, Any], phase: str) -> Host:
     """One node as inventory data. A pure function of what was observed."""
-    groups = [node.role, f"zone_{node.zone}", f"phase_{phase}"]
+    groups = [node.role, f"zone_{node.zone}", f"phase_{phase}", f"state_{node.state}"]
     if node.release:
         groups.append(f"release_{node.release}")
     facts = {**asdict(node), "tags": dict(node.tags), "phase": phase}

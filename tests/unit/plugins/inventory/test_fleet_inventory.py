@@ -70,7 +70,7 @@ def parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_hosts_stand_in_the_groups_of_role_zone_phase_and_release(parse) -> None:
     inventory, _cloud = parse([node("w1", release="4.5.6-ab"), node("db", "database")], phases={"w1": "in_service"})
     groups = {group.name for group in inventory.hosts["w1"].get_groups()}
-    assert {"fleet", "web", "zone_a", "phase_in_service", "release_4_5_6_ab"} <= groups
+    assert {"fleet", "web", "zone_a", "phase_in_service", "state_running", "release_4_5_6_ab"} <= groups
     assert inventory.hosts["w1"].vars["ansible_host"] == "10.0.0.2"
     assert inventory.hosts["w1"].vars["fleet_node"]["phase"] == "in_service"
 
