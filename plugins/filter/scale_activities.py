@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 name: scale_activities
 author: Moodle Fleet contributors (!UNKNOWN)
 short_description: Say what became of the steps of a plan
-version_added: "0.1.0"
+version_added: "1.0.0"
 description:
   - Puts together what the tasks of the playbook C(scale.yml) registered, as M(elearning.moodle_fleet.scale_record) takes it.
   - Steps that could not be carried out are named with the reason under RV(_value.problems).
