@@ -224,7 +224,7 @@ def test_a_controller_that_dies_after_the_launch_is_made_good_by_the_next(fleet:
     deadline = time.monotonic() + 120
     while not set(fleet.addresses("web")) - before and time.monotonic() < deadline:
         if process.poll() is not None:
-            # Its check found a reason to wait; a person would ask again.
+            # Seen once: it ended without a launch, cause not known. A person would ask again.
             process = start()
         time.sleep(0.05)
     if process.poll() is None:
