@@ -18,7 +18,6 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.me
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.plan import plan as make_plan
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import (
-    SETTLE,
     Survey,
     phases,
     survey,
@@ -57,6 +56,7 @@ class Sources:
     saturated: Callable[[], Mapping[str, str]] = _nothing_saturated
     new_token: Callable[[], str] = lambda: os.urandom(5).hex()
     zones: Sequence[str] = ()
+    settle: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,10 @@ def sources_of(fleet: Fleet) -> Sources:
         return "", release
 
     zones = fleet.cloud.get("zones") or ()
-    return Sources(nodes=cloud.nodes, read=read, probe=probe_health, image=image, zones=tuple(str(z) for z in zones))
+    return Sources(
+        nodes=cloud.nodes, read=read, probe=probe_health, image=image, zones=tuple(str(z) for z in zones),
+        settle=cloud.settle,
+    )
 
 
 def probe_health(nodes: Sequence[Node], timeout: float = 1.0) -> dict[str, bool]:
@@ -213,11 +216,14 @@ def check(
     if not cloud_known:
         return _blind(ledger, started, origin, taken, history.ghosts, mark, errors, record)
 
-    open_intents = ledger.intents(now - SETTLE)
+    open_intents = ledger.intents(now - sources.settle)
     expired = [intent.token for intent in open_intents if now - intent.created > policy.launch_timeout]
     intents = [intent for intent in open_intents if intent.token not in expired]
     healthy = sources.probe(wanting_probe(nodes, members)) if members is not None else {}
-    seen = survey(policy, nodes, members, now, healthy=healthy, intents=intents, leaving=leaving, ghosts=history.ghosts)
+    seen = survey(
+        policy, nodes, members, now, healthy=healthy, intents=intents, leaving=leaving, ghosts=history.ghosts,
+        settle=sources.settle,
+    )
     decision = decide(
         policy, taken, seen, history, now,
         pauses=ledger.pauses(now), saturated=sources.saturated(), manual=manual,

@@ -60,6 +60,10 @@ MIGRATIONS: tuple[str, ...] = (
       until REAL NOT NULL, ended REAL NOT NULL DEFAULT 0);
     CREATE TABLE state (key TEXT PRIMARY KEY, value TEXT NOT NULL);
     """,
+    """
+    ALTER TABLE activities ADD COLUMN token TEXT NOT NULL DEFAULT '';
+    CREATE INDEX activities_token ON activities (token) WHERE token <> '';
+    """,
 )
 
 
@@ -215,8 +219,9 @@ class Ledger:
                         (step.token, check, step.count, started, step.image, step.release),
                     )
                 db.execute(
-                    "INSERT INTO activities (check_id, action, node, status, reason, planned) VALUES (?,?,?,?,?,?)",
-                    (check, step.action, step.node or step.token, "planned", step.reason, started),
+                    "INSERT INTO activities (check_id, action, node, status, reason, planned, token)"
+                    " VALUES (?,?,?,?,?,?,?)",
+                    (check, step.action, step.node or step.token, "planned", step.reason, started, step.token),
                 )
             if reading is not None:
                 _put(db, "reading", reading)
@@ -296,9 +301,12 @@ class Ledger:
         """Launches whose nodes were not all seen, and those announced lately."""
         return [
             Intent(row["token"], row["count"], row["created"], row["check_id"], row["image"], row["node_release"],
-                   row["seen"])
+                   row["seen"], row["gone"])
             for row in self._rows(
-                "SELECT * FROM intents WHERE status = 'open' OR created >= ? ORDER BY created, token", since
+                "SELECT *, (SELECT count(DISTINCT node) FROM activities WHERE activities.token = intents.token"
+                " AND activities.status IN ('done', 'deadline') AND action IN ('drain', 'retire')) AS gone"
+                " FROM intents WHERE status = 'open' OR created >= ? ORDER BY created, token",
+                since,
             )
         ]
 

@@ -70,7 +70,8 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/survey.py", "if member.since > policy.sick_grace:", "if member.since >= policy.sick_grace:"),
     (f"{CORE}/survey.py", "if self.retiring:\n            return False", "if False:\n            return False"),
     (f"{CORE}/survey.py", "seen = max(intent.seen, seen)", "pass"),
-    (f"{CORE}/survey.py", "if now - intent.created > SETTLE:", "if True:"),
+    (f"{CORE}/survey.py", "if intent.created < settled:", "if True:"),
+    (f"{CORE}/survey.py", "visible(intent, nodes) + intent.gone", "visible(intent, nodes)"),
     (f"{CORE}/survey.py", "+ self.coming\n\n    @property\n    def existing", "\n\n    @property\n    def existing"),
     # plan
     (f"{CORE}/plan.py", "count = min(decision.desired - survey.size, room)", "count = decision.desired - survey.size"),

@@ -40,7 +40,12 @@ class LaunchSpec:
 
 
 class CloudDriver(abc.ABC):
-    """Servers of one fleet. Only nodes that carry this fleet's tag are ever seen or touched."""
+    """Servers of one fleet. Only nodes that carry this fleet's tag are ever seen or touched.
+
+    ``settle`` is for how many seconds after a launch the cloud's list may lack nodes that it showed before.
+    """
+
+    settle = 0.0
 
     @abc.abstractmethod
     def nodes(self) -> list[Node]:

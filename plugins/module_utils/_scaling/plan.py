@@ -8,7 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import SERVING, Survey, View
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import (
+    SERVING,
+    TAG_LAUNCH,
+    Survey,
+    View,
+)
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import (
     ACTIONS,
     Decision,
@@ -257,7 +262,11 @@ def _go(policy: Policy, victims: Sequence[View], decision: Decision, now: float)
 def _step(
     action: str, view: View, reason: str, since: float, deadline: float, forced: bool = False
 ) -> Step:
-    return Step(action, reason, node=view.name, address=_address(view), since=since, deadline=deadline, forced=forced)
+    token = view.node.tags.get(TAG_LAUNCH, "") if view.node is not None else ""
+    return Step(
+        action, reason, node=view.name, address=_address(view), token=token, since=since, deadline=deadline,
+        forced=forced,
+    )
 
 
 def _address(view: View) -> str:

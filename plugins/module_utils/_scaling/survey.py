@@ -22,8 +22,6 @@ PHASES = (
 )
 # Phases that count as present: the node serves, or will.
 PRESENT = frozenset({"launching", "building", "ready", "joining", "in_service", "failing", "unknown"})
-# For this many seconds after a launch the cloud's list may still lack nodes that it showed before.
-SETTLE = 120.0
 # Members that passed their check may be forgotten only when their node is missing for a second check.
 SERVING = frozenset({"up", "starting", "draining"})
 
@@ -107,6 +105,7 @@ def survey(
     intents: Sequence[Intent] = (),
     leaving: Mapping[str, float] | None = None,
     ghosts: Collection[str] = (),
+    settle: float = 0.0,
     role: str = "web",
 ) -> Survey:
     """Classify the nodes of one role.
@@ -114,7 +113,8 @@ def survey(
     ``members`` None means that the balancer could not be read. ``healthy`` tells of nodes without a member whether
     they answer their health check, where that was asked. ``intents`` are the open launches, ``leaving`` the nodes a
     plan under way drains, with the time it began. ``ghosts`` were without a node at the check before already: a member
-    that serves and whose node is missing for the first time is more likely an outdated answer of the cloud.
+    that serves and whose node is missing for the first time is more likely an outdated answer of the cloud. For
+    ``settle`` seconds after a launch the cloud's list may lack nodes that it showed before.
     """
     by_name = {member.name: member for member in members or ()}
     ours = [node for node in nodes if node.role == role]
@@ -129,7 +129,7 @@ def survey(
              doubtful=by_name[name].state == "up" and name not in ghosts and by_name[name].address not in addresses)
         for name in sorted(set(by_name) - known)
     ]
-    return Survey(tuple(views), _unseen(intents, ours, now), members is not None)
+    return Survey(tuple(views), _unseen(intents, ours, now - settle), members is not None)
 
 
 def phases(
@@ -200,12 +200,12 @@ def _phase(
     return "failing", f"fails its health check for {member.since:.0f} s, not yet {policy.sick_grace:.0f} s"
 
 
-def _unseen(intents: Sequence[Intent], nodes: Sequence[Node], now: float) -> tuple[tuple[Intent, int], ...]:
+def _unseen(intents: Sequence[Intent], nodes: Sequence[Node], settled: float) -> tuple[tuple[Intent, int], ...]:
     """Open launches with the number of nodes the cloud does not show yet, or for the moment no longer."""
     result = []
     for intent in intents:
-        seen = visible(intent, nodes)
-        if now - intent.created > SETTLE:
+        seen = visible(intent, nodes) + intent.gone
+        if intent.created < settled:
             seen = max(intent.seen, seen)
         if seen < intent.count:
             result.append((intent, intent.count - seen))

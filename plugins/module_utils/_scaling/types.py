@@ -114,7 +114,10 @@ class Pause:
 
 @dataclass(frozen=True)
 class Intent:
-    """A launch that was announced in the ledger before the cloud was asked for it; ``seen`` of its nodes appeared."""
+    """A launch that was announced in the ledger before the cloud was asked for it.
+
+    ``seen`` of its nodes appeared, ``gone`` of them were terminated by a plan since.
+    """
 
     token: str
     count: int
@@ -123,6 +126,7 @@ class Intent:
     image: str = ""
     release: str = ""
     seen: int = 0
+    gone: int = 0
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,7 @@ class Step:
     ``action`` is ``launch`` (``count`` nodes under ``token``, one in each of ``zones``), ``join`` (prepare what the
     image lacks, verify, add to the balancer), ``drain`` (begin or go on; ``deadline`` ends it), ``retire`` (flush the
     logs, then terminate; ``forced`` when nothing more can be waited for) or ``forget`` (a member without a node).
-    ``since`` is when a drain began, 0 if it begins now.
+    ``since`` is when a drain began, 0 if it begins now. With a node, ``token`` is the launch that made it.
     """
 
     action: str

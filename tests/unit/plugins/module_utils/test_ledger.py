@@ -81,6 +81,15 @@ def test_intents_stay_open_until_their_nodes_were_seen(ledger: Ledger) -> None:
     assert [i.token for i in ledger.intents(NOW - 1)] == ["t1"]
 
 
+def test_an_intent_knows_which_of_its_nodes_were_terminated(ledger: Ledger) -> None:
+    commit(ledger, Plan((LAUNCH,)))
+    number = commit(ledger, Plan((Step("retire", "sick", node="n1", token="t1"), Step("drain", "fewer", node="n2", token="t1"))))
+    ledger.record(number, [{"action": "retire", "node": "n1"}, {"action": "drain", "node": "n2", "status": "running"}])
+    assert [i.gone for i in ledger.intents(NOW - 1)] == [1]
+    ledger.record(number, [{"action": "drain", "node": "n2", "status": "deadline"}])
+    assert [i.gone for i in ledger.intents(NOW - 1)] == [2]
+
+
 def test_intents_expire(ledger: Ledger) -> None:
     commit(ledger, Plan((LAUNCH,)))
     commit(ledger, expired=["t1"])

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,6 +28,8 @@ class MemoryLedger:
         self._samples: list[Sample] = []
         self._intents: dict[str, tuple[Intent, str]] = {}
         self._open: list[tuple[int, str, str, float]] = []
+        self._tokens: dict[str, str] = {}
+        self._gone: set[str] = set()
         self._pauses: list[Pause] = []
         self._state: dict[str, Any] = {}
         self._plans = 0
@@ -65,6 +68,8 @@ class MemoryLedger:
             if step.action == "launch":
                 intent = Intent(step.token, step.count, started, check, step.image, step.release)
                 self._intents.setdefault(step.token, (intent, "open"))
+            elif step.token:
+                self._tokens[step.node] = step.token
             self._open.append((check, step.action, step.node, started))
         if reading is not None:
             self._state["reading"] = reading
@@ -76,7 +81,9 @@ class MemoryLedger:
         self._open = [one for one in self._open if one[0] != check]
 
     def record(self, check: int, activities: Sequence[Mapping[str, Any]]) -> int:
-        return 0
+        done = {one["node"] for one in activities if one["action"] in ("drain", "retire") and one["status"] == "done"}
+        self._gone |= done
+        return len(activities)
 
     def activities(self, check: int) -> list[dict[str, Any]]:
         return []
@@ -94,7 +101,9 @@ class MemoryLedger:
         )
 
     def intents(self, since: float) -> list[Intent]:
-        return [i for i, status in self._intents.values() if status == "open" or i.created >= since]
+        gone = Counter(self._tokens.get(node, "") for node in self._gone)
+        found = [i for i, status in self._intents.values() if status == "open" or i.created >= since]
+        return [replace(i, gone=gone[i.token]) for i in found]
 
     def leaving(self, since: float) -> dict[str, float]:
         result: dict[str, float] = {}

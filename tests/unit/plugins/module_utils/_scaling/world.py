@@ -22,6 +22,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
 
 MODES = ("before", "after", "lost", "error")
 BUILD_SECONDS = 40.0
+SETTLE = 120.0  # an outdated answer of this cloud is at most a minute old
 
 
 class Violation(AssertionError):
@@ -67,7 +68,7 @@ class World:
             self.members[name] = Member(name, f"10.0.0.{index}", "up", 4, since=5000.0)
         self.sources = Sources(
             nodes=self._nodes, read=self._read, probe=self._probe, image=lambda release: ("", release),
-            clock=lambda: self.now, new_token=self._token, zones=("a", "b"),
+            clock=lambda: self.now, new_token=self._token, zones=("a", "b"), settle=SETTLE,
         )
         self._share()
 
@@ -190,12 +191,16 @@ class World:
         """Carry out a plan the way playbooks/scale.yml does."""
         self._watch_plan(outcome)
         problems = []
+        activities = []
         for step in outcome.plan.steps:
             try:
                 getattr(self, f"_do_{step.action}")(step)
             except Failed as exc:
                 problems.append(str(exc))
-        return RunResult("failed" if problems else "done", "; ".join(problems))
+            else:
+                status = "running" if step.action == "drain" else "done"
+                activities.append({"action": step.action, "node": step.node or step.token, "status": status})
+        return RunResult("failed" if problems else "done", "; ".join(problems), activities)
 
     def _do_launch(self, step: Step) -> None:
         def work() -> None:
