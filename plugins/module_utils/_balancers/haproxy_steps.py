@@ -118,16 +118,17 @@ class Steps:
         targets = {one.name: one for one in wanted}
         before = {one.name: one.state for one in self.members.members()}
         capacities: dict[str, int] = {}
+        verified: set[str] = set()
         pending: set[str] = set()
         refused: set[str] = set()
         for name, one in targets.items():
             # Capacity may not be known yet: nothing is sent there before it is.
             pending.add(name)
-            verified = one.capacity is not None and not (one.release or release or tenants)
-            if verified:
+            taken_as_given = one.capacity is not None and not (one.release or release or tenants)
+            if taken_as_given:
                 capacities[name] = math.ceil(one.capacity / balancers)
             try:
-                if before.get(name) != "up" or verified:
+                if before.get(name) != "up" or taken_as_given:
                     outcomes[name].changed |= self.members.join(
                         name, one.address, one.port, capacities.get(name) or self._present(name) or 1
                     )
@@ -162,6 +163,8 @@ class Steps:
                     outcomes[name].changed |= self.members.join(
                         name, targets[name].address, targets[name].port, capacities[name]
                     )
+                    if name not in before:
+                        verified.add(name)
                 pending -= refused
                 rows = self.members.rows()
                 healthy = []
@@ -170,7 +173,7 @@ class Steps:
                     if row is None:
                         # A reload in between drops what is not in the file yet.
                         self.members.join(name, targets[name].address, targets[name].port, capacities[name])
-                    elif stats.healthy(row):
+                    elif stats.healthy(row, name in verified):
                         healthy.append(name)
                     else:
                         outcomes[name].error = (

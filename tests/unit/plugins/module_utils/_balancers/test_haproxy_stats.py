@@ -57,6 +57,16 @@ def test_health_is_what_the_last_check_said(status: str, check: str, expected: b
     assert stats.healthy(row(status=status, check_status=check)) is expected
 
 
+@pytest.mark.parametrize(
+    ("status", "check", "expected"),
+    [("DRAIN", "INI", True), ("DRAIN", "", True), ("UP", "* INI", True), ("DRAIN", "L4CON", False), ("DOWN", "INI", False), ("MAINT", "", False)],
+)
+def test_a_check_of_the_callers_own_holds_until_haproxys_first(status: str, check: str, expected: bool) -> None:
+    unchecked = row(status=status, check_status=check)
+    assert stats.healthy(unchecked, verified=True) is expected
+    assert not stats.healthy(unchecked)
+
+
 def test_a_row_becomes_a_member() -> None:
     _own, (found,) = stats.parse(text(row(scur="3", qcur="1", lastchg="12", uweight="25", addr="[fd00::1]:80")), "web")
     assert stats.member(found) == Member("n", "fd00::1", "up", 4, 3, 1, 12.0, 0.25)
