@@ -7,6 +7,7 @@
   launch      launch → first request served through the balancer, from the image and from bare, against bare commands
   tenant-map  finding the tenant among 1, 130 and 5,000
   no-change   a second site.yml: seconds, tasks, ssh executions
+  cycles      the fleet grows and shrinks under load: failed requests, lost sessions, posts and log lines
   inventory   1,000 nodes: the inventory plugin against one that asks nobody
 """
 
@@ -22,7 +23,7 @@ import time
 
 from measure import say
 
-BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "no-change", "inventory")
+BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "no-change", "cycles", "inventory")
 
 
 def arguments() -> argparse.Namespace:
@@ -33,6 +34,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=60, help="pages: requests for each page and round (default 60)")
     parser.add_argument("--clients", type=int, default=8, help="pages: clients that saturate; 1 leaves that out (default 8)")
     parser.add_argument("--changes", type=int, default=20, help="pages: changes of the freshness check (default 20)")
+    parser.add_argument("--cycles", type=int, default=20, help="cycles: how often the fleet grows and shrinks (default 20)")
     parser.add_argument("--parts", default="versus,measures,freshness", help="pages: which parts, with commas (default: all)")
     parser.add_argument("--keep", action="store_true", help="keep the benchmarks' own containers, for the next time")
     parser.add_argument("--fleet-file", default=os.environ.get("MOODLE_FLEET_FILE"), help=argparse.SUPPRESS)

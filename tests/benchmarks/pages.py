@@ -24,7 +24,8 @@ VARIANTS = {
     "+ APCu in front": "apcu",
     "+ APCu, igbinary": "apcu-igbinary",
     "+ igbinary, session caches in the session": "session",
-    "all of it (the recipe)": "",
+    "all of it": "core",
+    "the recipe: its own store": "",
 }
 
 

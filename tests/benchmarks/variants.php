@@ -10,6 +10,7 @@
         'apcu' => ['local' => 'may', 'igbinary' => false, 'sessions' => true],
         'apcu-igbinary' => ['local' => 'may', 'igbinary' => true, 'sessions' => true],
         'session' => ['local' => 'no', 'igbinary' => true, 'sessions' => false],
+        'core' => ['local' => 'may', 'igbinary' => true, 'sessions' => false],
         'control' => ['local' => 'all', 'igbinary' => true, 'sessions' => false],
     ];
     if (!isset($variants[$name])) {

@@ -21,15 +21,30 @@ class moodle_fleet_bench_cache_config extends moodle_fleet_cache_config {
         $configuration = parent::include_configuration();
         $redis = &$configuration['stores']['redis'];
         $redis['configuration']['serializer'] = $bench['igbinary'] ? \Redis::SERIALIZER_IGBINARY : \Redis::SERIALIZER_PHP;
-        if ($bench['local'] === 'no') {
-            unset($configuration['stores']['local']);
-            $configuration['definitionmappings'] = [];
-        } else if ($bench['local'] === 'all') {
-            // What must not be done: caches that nobody else sees.
-            $configuration['definitionmappings'] = [];
+        // Moodle's own APCu store in front, for the definitions that may be kept on a node, or wrongly for all of them.
+        if ($bench['local'] !== 'no') {
+            require_once "$CFG->dirroot/cache/stores/apcu/lib.php";
+            $local = ['prefix' => $CFG->moodle_fleet_cache['localprefix']];
+            $configuration['stores']['local'] = [
+                'name' => 'local',
+                'plugin' => 'apcu',
+                'configuration' => $local,
+                'features' => \cachestore_apcu::get_supported_features($local),
+                'modes' => \cachestore_apcu::get_supported_modes($local),
+                'mappingsonly' => true,
+                'default' => false,
+            ];
             foreach ($configuration['definitions'] as $id => $definition) {
-                if ($definition['mode'] === \core_cache\store::MODE_APPLICATION) {
+                if ($definition['mode'] !== \core_cache\store::MODE_APPLICATION) {
+                    continue;
+                }
+                $may = !empty($definition['canuselocalstore']);
+                if ($may || $bench['local'] === 'all') {
+                    // The highest "sort" is asked first.
                     $configuration['definitionmappings'][] = ['definition' => $id, 'store' => 'local', 'sort' => 1];
+                }
+                if ($may && $bench['local'] === 'may') {
+                    $configuration['definitionmappings'][] = ['definition' => $id, 'store' => 'redis', 'sort' => 0];
                 }
             }
         }
@@ -41,5 +56,33 @@ class moodle_fleet_bench_cache_config extends moodle_fleet_cache_config {
             }
         }
         return $configuration;
+    }
+
+    public function load($configuration = false) {
+        $loaded = parent::load($configuration);
+        // Without the recipe's own store.
+        $this->configstores['redis']['class'] = 'cachestore_redis';
+        if (isset($this->configstores['local'])) {
+            $this->configstores['local']['class'] = moodle_fleet_bench_cache_local::class;
+        }
+        return $loaded;
+    }
+}
+
+global $CFG;
+require_once "$CFG->dirroot/cache/stores/apcu/lib.php";
+
+// Moodle's APCu store takes no locks, which it needs in front of a store that does: Redis locks for it.
+class moodle_fleet_bench_cache_local extends \cachestore_apcu implements \core_cache\lockable_cache_interface {
+    public function acquire_lock($key, $ownerid) {
+        return true;
+    }
+
+    public function check_lock_state($key, $ownerid) {
+        return null;
+    }
+
+    public function release_lock($key, $ownerid) {
+        return true;
     }
 }

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Learners who log in, read their course and write, at the given rate, through HTTPS at the balancer.
 
-Exit status 0: no failed request, no lost session, no lost and no doubled post. 1: at least one of these; 2: could not run.
+Exit status 0: no failed request, no lost session, no lost and no doubled post, no log line that is missing at the log
+server. 1: at least one of these; 2: could not run.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+BAD = ("failed_requests", "lost_sessions", "posts_lost", "posts_doubled", "log_lines_lost")
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 
@@ -30,6 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--balancer", help="address of the balancer, HOST or HOST:PORT (default: the fleet's own)")
     parser.add_argument("--ca", help="certificate authority to trust (default: the demo's; 'system' for the machine's)")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    parser.add_argument("--follow", type=Path, help="a file that says at each moment how many learners there are; 0 ends it")
     parser.add_argument("--fleet-file", default=os.environ.get("MOODLE_FLEET_FILE"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.users < 1 or given.rate <= 0 or given.minutes <= 0:
@@ -63,15 +66,18 @@ def drive(given: argparse.Namespace, facts: dict, work: Path, run: str) -> dict:
         "MOODLE_LOAD_SEEN": str(seen),
         "MOODLE_LOAD_RUN": run,
         "MOODLE_LOAD_PACE": str(given.rate / given.users),
+        "MOODLE_LOAD_FOLLOW": str(given.follow.absolute()) if given.follow else "",
         "MOODLE_LOAD_BALANCER": host or facts["balancers"][0],
         "MOODLE_LOAD_BALANCER_PORT": port or "443",
         "MOODLE_LOAD_CA": "" if authority == "system" or not Path(authority).exists() else authority,
     }
     command = [
         sys.executable, "-m", "locust", "-f", str(HERE / "locustfile.py"), "--headless", "--only-summary",
-        "--users", str(given.users), "--spawn-rate", str(max(1.0, min(given.users / 5, given.rate))),
-        "--run-time", f"{max(1, round(given.minutes * 60))}s", "--stop-timeout", "120", "--loglevel", "WARNING",
+        "--stop-timeout", "120", "--loglevel", "WARNING",
     ]
+    if not given.follow:
+        command += ["--users", str(given.users), "--spawn-rate", str(max(1.0, min(given.users / 5, given.rate)))]
+        command += ["--run-time", f"{max(1, round(given.minutes * 60))}s"]
     # Locust's own exit status says the same as our figures, so it is not looked at.
     subprocess.run(command, env=environment, check=False, cwd=work)
     if not seen.exists():
@@ -80,9 +86,26 @@ def drive(given: argparse.Namespace, facts: dict, work: Path, run: str) -> dict:
     return json.loads(seen.read_text(encoding="utf-8"))
 
 
-def judge(seen: dict, counts: dict[str, dict[str, int]]) -> dict:
-    """Compare what was acknowledged to what stands in the databases."""
+def count(given: argparse.Namespace, target: Path, marks: list[str], **common: object) -> dict:
+    """What stands in the databases and at the log server. The last lines may still be on their way: they get a while."""
+    deadline = time.monotonic() + 60
+    while True:
+        playbook(given.fleet_file, "count.yml", load_counts=str(target), **common)
+        counts = json.loads(target.read_text(encoding="utf-8"))
+        if counts["lines"] is None:
+            return counts
+        pairs = (line.split() for line in counts["lines"])
+        counts["lines"] = {mark: int(times) for times, mark in pairs}
+        if set(marks) <= set(counts["lines"]) or time.monotonic() > deadline:
+            return counts
+        time.sleep(2)
+
+
+def judge(seen: dict, counts: dict[str, dict[str, int]], lines: dict[str, int] | None) -> dict:
+    """Compare what was acknowledged to what stands in the databases and in the logs."""
     lost, doubled = [], []
+    missing = [mark for mark in seen["marks"] if lines is not None and mark not in lines]
+    twice = [mark for mark in seen["marks"] if lines is not None and lines.get(mark, 0) > 1]
     for number, tenant in seen["acknowledged"].items():
         if counts[tenant].get(number, 0) == 0:
             lost.append(int(number))
@@ -98,6 +121,9 @@ def judge(seen: dict, counts: dict[str, dict[str, int]]) -> dict:
         "posts_in_the_databases": kept,
         "posts_lost": len(lost),
         "posts_doubled": len(doubled),
+        "log_lines_expected": len(seen["marks"]) if lines is not None else 0,
+        "log_lines_lost": len(missing),
+        "log_lines_doubled": len(twice),
         "slowest_request_ms": round(seen["slowest"][1]),
         "slowest_request": seen["slowest"][0],
         "lost_numbers": sorted(lost)[:20],
@@ -121,10 +147,12 @@ def main() -> int:
         what = "the stand-in site" if site["standin"] else f"Moodle {site['release']}"
         print(f"{given.users} learners of {len(facts['tenants'])} sites ({what}), {given.rate:g} requests/s, {given.minutes:g} min …",
               file=sys.stderr, flush=True)
+        began = time.monotonic()
         seen = drive(given, facts, work, run)
-        playbook(given.fleet_file, "count.yml", load_counts=str(work / "counts.json"), **common)
-        result = judge(seen, json.loads((work / "counts.json").read_text(encoding="utf-8")))
-    result = {"site": what, "run": run, "seconds": given.minutes * 60} | result
+        seconds = round(time.monotonic() - began)
+        counts = count(given, work / "counts.json", seen["marks"], **common)
+        result = judge(seen, counts["posts"], counts["lines"])
+    result = {"site": what, "run": run, "seconds": seconds} | result
     if given.json:
         given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print()
@@ -133,7 +161,7 @@ def main() -> int:
             print(f"{key.replace('_', ' '):24} {value}")
     for moment, name, why in seen["failures"][:10]:
         print(f"failed at {time.strftime('%H:%M:%S', time.localtime(moment))}: {name}: {why}")
-    bad = [key for key in ("failed_requests", "lost_sessions", "posts_lost", "posts_doubled") if result[key]]
+    bad = [key for key in BAD if result[key]]
     print("\n" + (f"NOT CLEAN: {', '.join(key.replace('_', ' ') for key in bad)}" if bad else "Clean: nothing failed, nothing was lost or doubled."))
     return 1 if bad else 0
 

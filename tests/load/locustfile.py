@@ -17,7 +17,7 @@ from pathlib import Path
 
 import gevent.socket
 import gevent.ssl
-from locust import FastHttpUser, constant_throughput, events, task
+from locust import FastHttpUser, LoadTestShape, constant_throughput, events, task
 from locust.exception import StopUser
 
 FACTS = json.loads(Path(os.environ["MOODLE_LOAD_FACTS"]).read_text(encoding="utf-8"))
@@ -29,9 +29,12 @@ PORT = "" if FACTS["public_port"] == 443 else f":{FACTS['public_port']}"
 TOKEN = re.compile(r'name="logintoken" value="([^"]+)"')
 SESSKEY = re.compile(r'"sesskey":"([^"]+)"')
 
+FOLLOW = os.environ.get("MOODLE_LOAD_FOLLOW")
+
 numbers = itertools.count(1)
+marks = itertools.count(1)
 learners = itertools.count(0)
-seen: dict = {"sent": {}, "acknowledged": {}, "lost_sessions": 0, "failures": [], "slowest": ["", 0.0], "requests": 0}
+seen: dict = {"sent": {}, "acknowledged": {}, "marks": [], "lost_sessions": 0, "failures": [], "slowest": ["", 0.0], "requests": 0}
 
 # Sites are reached at the balancer, whatever DNS says of their names.
 _balancer = (os.environ["MOODLE_LOAD_BALANCER"], int(os.environ["MOODLE_LOAD_BALANCER_PORT"]))
@@ -64,6 +67,21 @@ def _count(request_type, name, response_time, exception, **_more):
 @events.quitting.add_listener
 def _write(**_more):
     Path(os.environ["MOODLE_LOAD_SEEN"]).write_text(json.dumps(seen), encoding="utf-8")
+
+
+if FOLLOW:
+
+    class Follow(LoadTestShape):
+        """As many learners as a file says at each moment; the end when it says 0."""
+
+        def tick(self) -> tuple[int, float] | None:
+            users = int(Path(FOLLOW).read_text(encoding="ascii") or 0)
+            return (users, max(1.0, users / 5)) if users else None
+
+
+def mark() -> str:
+    """A browser's name that is found again in the access log of the node that answered."""
+    return f"{RUN}-{next(marks)}."
 
 
 class Learner(FastHttpUser):
@@ -109,7 +127,8 @@ class Learner(FastHttpUser):
 
     def read(self, path: str, name: str) -> None:
         """A page for logged-in learners."""
-        with self.client.get(path, name=name, catch_response=True) as answer:
+        browser = mark()
+        with self.client.get(path, name=name, headers={"User-Agent": browser}, catch_response=True) as answer:
             text = answer.text or ""
             if answer.status_code != 200:
                 answer.failure(f"status {answer.status_code}")
@@ -119,6 +138,7 @@ class Learner(FastHttpUser):
             elif "</html>" not in text:
                 answer.failure("half a page")
             else:
+                seen["marks"].append(browser)
                 return
         if answer.status_code == 200:
             self.log_in()
@@ -143,11 +163,15 @@ class Learner(FastHttpUser):
 
     def write_standin(self, number: int) -> None:
         """The stand-in site has a page for it."""
-        with self.client.post("/local/write.php", data={"client": RUN, "number": number}, name="write", catch_response=True) as answer:
+        data, browser = {"client": RUN, "number": number}, mark()
+        with self.client.post(
+            "/local/write.php", data=data, name="write", headers={"User-Agent": browser}, catch_response=True
+        ) as answer:
             if answer.status_code != 200 or '"id"' not in (answer.text or ""):
                 answer.failure(f"status {answer.status_code}: {(answer.text or '')[:100]}")
                 return
             seen["acknowledged"][number] = self.tenant["name"]
+            seen["marks"].append(browser)
 
     def write_moodle(self, number: int) -> None:
         """An answer in the course's forum, as Moodle's own page sends it."""
@@ -155,7 +179,8 @@ class Learner(FastHttpUser):
         call = {"index": 0, "methodname": method, "args": {
             "postid": self.site["post"], "subject": f"load {RUN} {number}", "message": f"Post {number}", "messageformat": 1}}
         path = f"/lib/ajax/service.php?sesskey={self.sesskey}&info={method}"
-        with self.client.post(path, json=[call], name="write", catch_response=True) as answer:
+        browser = mark()
+        with self.client.post(path, json=[call], name="write", headers={"User-Agent": browser}, catch_response=True) as answer:
             try:
                 result = json.loads(answer.text or "null")[0]
             except (ValueError, TypeError, KeyError, IndexError):
@@ -163,6 +188,7 @@ class Learner(FastHttpUser):
                 return
             if not result.get("error"):
                 seen["acknowledged"][number] = self.tenant["name"]
+                seen["marks"].append(browser)
                 return
             code = (result.get("exception") or {}).get("errorcode", "unknown error")
             if code in ("servicerequireslogin", "requireloginerror", "invalidsesskey"):

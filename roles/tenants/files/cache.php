@@ -4,8 +4,7 @@
 // The configuration is the same on every node and never written to a file: what is cached where
 // depends on the release alone, so purging, upgrading or installing cannot change it, and a node
 // never sees another one's half-written configuration.
-//   application caches   Redis, behind the tenant's own user and prefix
-//   those that may be kept on a node (canuselocalstore)   APCu in front of Redis
+//   application caches   Redis, behind the tenant's own user and prefix, with copies on the node: cache_store.php
 //   session caches       in the session itself, request caches in memory: Moodle's own defaults
 
 defined('MOODLE_INTERNAL') || die();
@@ -46,8 +45,11 @@ class moodle_fleet_cache_config extends \core_cache\config_writer {
             'compressor' => 0,
             'lockwait' => 60,
             'locktimeout' => 90,
+            'localprefix' => $settings['localprefix'],
+            'localttl' => $settings['localttl'],
         ];
         require_once "$CFG->dirroot/cache/stores/redis/lib.php";
+        require_once __DIR__ . '/cache_store.php';
         $stores['redis'] = [
             'name' => 'redis',
             'plugin' => 'redis',
@@ -56,28 +58,6 @@ class moodle_fleet_cache_config extends \core_cache\config_writer {
             'modes' => \cachestore_redis::get_supported_modes($redis),
             'default' => true,
         ];
-        $mappings = [];
-        if (extension_loaded('apcu') && apcu_enabled()) {
-            require_once "$CFG->dirroot/cache/stores/apcu/lib.php";
-            require_once __DIR__ . '/cache_local.php';
-            $local = ['prefix' => $settings['localprefix']];
-            $stores['local'] = [
-                'name' => 'local',
-                'plugin' => 'apcu',
-                'configuration' => $local,
-                'features' => \cachestore_apcu::get_supported_features($local),
-                'modes' => \cachestore_apcu::get_supported_modes($local),
-                'mappingsonly' => true,
-                'default' => false,
-            ];
-            foreach ($definitions as $id => $definition) {
-                if (!empty($definition['canuselocalstore'])) {
-                    // The highest "sort" is asked first.
-                    $mappings[] = ['definition' => $id, 'store' => 'local', 'sort' => 1];
-                    $mappings[] = ['definition' => $id, 'store' => 'redis', 'sort' => 0];
-                }
-            }
-        }
         return [
             'siteidentifier' => $settings['siteidentifier'],
             'stores' => $stores,
@@ -87,7 +67,7 @@ class moodle_fleet_cache_config extends \core_cache\config_writer {
                 ['mode' => \core_cache\store::MODE_REQUEST, 'store' => 'default_request', 'sort' => -1],
             ],
             'definitions' => $definitions,
-            'definitionmappings' => $mappings,
+            'definitionmappings' => [],
             // Redis locks by itself; this is asked by nothing but has to be there.
             'locks' => [
                 'default_file_lock' => [
@@ -102,9 +82,7 @@ class moodle_fleet_cache_config extends \core_cache\config_writer {
 
     public function load($configuration = false) {
         $loaded = parent::load($configuration);
-        if (isset($this->configstores['local'])) {
-            $this->configstores['local']['class'] = moodle_fleet_cache_local::class;
-        }
+        $this->configstores['redis']['class'] = moodle_fleet_cache_store::class;
         return $loaded;
     }
 
