@@ -9,58 +9,41 @@ add the server to HAProxy.
 from __future__ import annotations
 
 import argparse
-import csv
-import http.client
 import json
 import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+from checks import Trigger, members, served, settle
 from measure import median, report, run, say
 from nodes import CONFIGURATION, Fleet, HERE, ROOT, Container, pipe
 from site_client import Target, Visitor, health
 
 LIMIT = 900
+COUNTS = (1, 8)
 
 
-def served(fleet: Fleet, name: str) -> int:
-    """Requests that the balancer gave to a member."""
-    connection = http.client.HTTPConnection(fleet.of("balancer")[0]["address"], 8404, timeout=5)
-    connection.request("GET", "/stats;csv")
-    text = connection.getresponse().read().decode()
-    connection.close()
-    for row in csv.DictReader(text.lstrip("# ").splitlines()):
-        if row["svname"] == name:
-            return int(row["stot"] or 0)
-    return 0
-
-
-def until_served(fleet: Fleet, name: str, process: subprocess.Popen | None = None) -> float:
-    """Visit the site through the balancer until the node has served a request; returns the moment."""
+def visit_until(fleet: Fleet, names: Callable[[], Iterable[str]], count: int, failed: Callable[[], str] = lambda: "") -> float:
+    """Visit the site through the balancer until so many of these members have served a request; returns the moment."""
     tenant = fleet.tenants[0]
     target = Target("balancer", fleet.of("balancer")[0]["address"], tenant["host"], 443, str(fleet.state / "tls/ca.pem"),
                     {"Host": f"{tenant['host']}:{fleet.port}"})
-    deadline = time.monotonic() + LIMIT
-    visitor = Visitor(target)
+    deadline, visitor = time.monotonic() + LIMIT, Visitor(target)
     while time.monotonic() < deadline:
-        # A page only once there is a member, so that the waiting costs the machine little.
-        if known(fleet, name):
+        requests = [served(fleet, name) for name in names()]
+        if sum(number > 0 for number in requests) >= count:
+            return time.time()
+        # A page only once there is a member without one, so that the waiting costs the machine little.
+        if 0 in requests:
             visitor.get("/login/index.php", cookies=False)
-            if served(fleet, name):
-                return time.monotonic()
-        if process and process.poll():
-            raise SystemExit(f"the playbook failed:\n{process.stdout.read()[-4000:]}")
+        if failed():
+            raise SystemExit(f"the launch failed:\n{failed()}")
         time.sleep(0.05)
-    raise SystemExit(f"{name} served nothing within {LIMIT} s")
-
-
-def known(fleet: Fleet, name: str) -> bool:
-    """Whether the balancer has this member."""
-    connection = http.client.HTTPConnection(fleet.of("balancer")[0]["address"], 8404, timeout=5)
-    connection.request("GET", "/stats;csv")
-    text = connection.getresponse().read().decode()
-    connection.close()
-    return f",{name}," in text
+    raise SystemExit(f"{count} new nodes served nothing within {LIMIT} s")
 
 
 def socket_command(fleet: Fleet, *lines: str) -> None:
@@ -70,69 +53,98 @@ def socket_command(fleet: Fleet, *lines: str) -> None:
     run("podman", "exec", "-i", fleet.names("balancer")[0], "python3", "-c", script, stdin="\n".join(lines) + "\n")
 
 
-def by_collection(fleet: Fleet, image: str, release: str, token: str) -> float:
-    """Seconds with the collection's modules and roles."""
-    name = f"{fleet.name}-web-{token}-1"
-    variables = {"bench_token": token, "bench_image": image, "bench_release": release, "bench_node": name}
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(variables | {"bench_state": "present"}, file)
-        file.flush()
-        start = time.monotonic()
-        process = subprocess.Popen(
-            ["ansible-playbook", "-i", str(fleet.file.parent), str(HERE / "launch.yml"), "-e", f"@{file.name}"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-        )
-        try:
-            return until_served(fleet, name, process) - start
-        finally:
-            process.communicate(timeout=LIMIT)
-            fleet.playbook(HERE / "launch.yml", **variables, bench_state="absent")
-
-
-def by_hand(fleet: Fleet, image: str) -> dict[str, float]:
-    """Seconds of each bare command."""
-    node, model, moments = Container(fleet, "launch", 8, image, shared=True), fleet.of("web")[0]["name"], [time.monotonic()]
+def by_collection(fleet: Fleet, trigger: Trigger, count: int) -> float:
+    """Seconds from the decision to the first request at the last of the new nodes, by the trigger and scale.yml."""
+    settle(trigger, 2)
+    before, found = set(members(fleet)), {}
+    thread = threading.Thread(target=lambda: found.update(trigger.check("--desired", str(2 + count))))
+    thread.start()
     try:
+        end = visit_until(fleet, lambda: set(members(fleet)) - before, count, lambda: str(found.get("message") or ""))
+    finally:
+        thread.join()
+    return end - found["sample"]["taken"]
+
+
+def from_bare(fleet: Fleet) -> float:
+    """Seconds from a bare server, with every role."""
+    name = f"{fleet.name}-web-bare-1"
+    variables = {"bench_token": "bare", "bench_image": "", "bench_release": "", "bench_node": name}
+    start, process = time.time(), None
+    try:
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            json.dump(variables | {"bench_state": "present"}, file)
+            file.flush()
+            process = subprocess.Popen(
+                ["ansible-playbook", "-i", str(fleet.file.parent), str(HERE / "launch.yml"), "-e", f"@{file.name}"],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
+            )
+            output, _none = process.communicate(timeout=LIMIT)
+        if process.returncode:
+            raise SystemExit(f"launch.yml failed:\n{output[-4000:]}")
+        return visit_until(fleet, lambda: [name], 1) - start
+    finally:
+        fleet.playbook(HERE / "launch.yml", **variables, bench_state="absent")
+
+
+def by_hand(fleet: Fleet, image: str, count: int) -> dict[str, float]:
+    """Seconds of the bare commands, side by side for several nodes; each part ends when the last node has done it."""
+    model = fleet.of("web")[0]["name"]
+    nodes = [Container(fleet, f"launch-{index}", 8 + index, image, shared=True) for index in range(count)]
+    tenant = fleet.tenants[0]
+    headers = {"Host": f"{tenant['host']}:{fleet.port}", "X-Forwarded-For": "192.0.2.1"}
+
+    def start(node: Container) -> tuple[float, float, float]:
         node.start()
-        moments.append(time.monotonic())
+        started = time.time()
         pipe(["podman", "exec", model, "tar", "-C", "/", "-c", *CONFIGURATION], ["podman", "exec", "-i", node.name, "tar", "-C", "/", "-x"])
         while not health(node.address):
             time.sleep(0.02)
-        moments.append(time.monotonic())
-        tenant = fleet.tenants[0]
-        visitor = Visitor(Target("node", node.address, tenant["host"], headers={"Host": f"{tenant['host']}:{fleet.port}", "X-Forwarded-For": "192.0.2.1"}))
-        visitor.get("/login/index.php")
-        moments.append(time.monotonic())
-        socket_command(fleet, f"add server web/{node.name} {node.address}:80 check inter 1s weight 100",
-                       f"enable health web/{node.name}", f"set server web/{node.name} state ready")
-        moments.append(until_served(fleet, node.name))
+        healthy = time.time()
+        Visitor(Target("node", node.address, tenant["host"], headers=headers)).get("/login/index.php")
+        return started, healthy, time.time()
+
+    moments = [time.time()]
+    try:
+        with ThreadPoolExecutor(count) as pool:
+            moments += [max(column) for column in zip(*pool.map(start, nodes), strict=True)]
+        socket_command(fleet, *(line for node in nodes for line in (
+            f"add server web/{node.name} {node.address}:80 check inter 1s weight 100",
+            f"enable health web/{node.name}", f"set server web/{node.name} state ready")))
+        moments.append(visit_until(fleet, lambda: [node.name for node in nodes], count))
     finally:
-        socket_command(fleet, f"set server web/{node.name} state maint")
+        socket_command(fleet, *(f"set server web/{node.name} state maint" for node in nodes))
         time.sleep(0.5)
-        socket_command(fleet, f"del server web/{node.name}")
-        node.remove()
+        socket_command(fleet, *(f"del server web/{node.name}" for node in nodes))
+        for node in nodes:
+            node.remove()
     parts = [after - before for before, after in zip(moments, moments[1:], strict=False)]
     return {"run": parts[0], "configuration, health": parts[1], "first page": parts[2], "added and served": parts[3], "total": sum(parts)}
 
 
 def main(fleet: Fleet, given: argparse.Namespace) -> None:
     """The benchmark `launch`."""
-    web = fleet.of("web")[0]
-    image, release = run("podman", "inspect", "--format", "{{.Image}}", web["name"]).strip(), web["release"]
-    rounds = min(given.rounds, 5)
-    hand, collection = [], []
-    with fleet.quiet():
-        for number in range(rounds):
-            say(f"  round {number + 1} of {rounds} …")
-            hand.append(by_hand(fleet, image))
-            collection.append(by_collection(fleet, image, release, f"bench{number}"))
+    image = run("podman", "inspect", "--format", "{{.Image}}", fleet.of("web")[0]["name"]).strip()
+    rows, notes = [], []
+    with tempfile.TemporaryDirectory(prefix="moodle-fleet-") as folder, fleet.quiet():
+        trigger = Trigger(fleet, Path(folder), max_nodes=2 + max(COUNTS))
+        for count in COUNTS:
+            hand, collection = [], []
+            rounds = max(1, min(given.rounds, 5) // count) if count > 1 else min(given.rounds, 5)
+            for number in range(rounds):
+                say(f"  {count} node(s), round {number + 1} of {rounds} …")
+                hand.append(by_hand(fleet, image, count))
+                collection.append(by_collection(fleet, trigger, count))
+                settle(trigger, 2)
+            floor = median([each["total"] for each in hand])
+            for side, seconds in (("bare commands", floor), ("decision → request, by scale.yml", median(collection))):
+                rows.append({"launch": f"{side}, from the image", "nodes": count, "seconds": seconds,
+                             "beyond the bare commands": seconds - floor, "runs": rounds})
+            parts = ", ".join(f"{part} {median([each[part] for each in hand]):.2f}" for part in hand[0])
+            notes.append(f"Bare commands for {count} node(s) in seconds: {parts}.")
         say("  from a bare server …")
-        bare = by_collection(fleet, "", release, "bare")
-    floor = median([each["total"] for each in hand])
-    rows = [
-        {"launch": "bare commands, from the image", "seconds": floor, "beyond the bare commands": 0.0, "runs": rounds},
-        {"launch": "the collection, from the image", "seconds": median(collection), "beyond the bare commands": median(collection) - floor, "runs": rounds},
-        {"launch": "the collection, from a bare server", "seconds": bare, "beyond the bare commands": bare - floor, "runs": 1},
-    ]
-    parts = ", ".join(f"{part} {median([each[part] for each in hand]):.2f}" for part in hand[0])
-    report("launch", f"Launch to the first request served through the balancer, {fleet.what}", rows, [f"Bare commands in seconds: {parts}."])
+        bare = from_bare(fleet)
+        floor = rows[0]["seconds"]
+        rows.append({"launch": "playbook with every role, from a bare server", "nodes": 1, "seconds": bare,
+                     "beyond the bare commands": bare - floor, "runs": 1})
+    report("launch", f"Launch to the first request served through the balancer, {fleet.what}", rows, notes)

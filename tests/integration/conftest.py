@@ -23,6 +23,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._secrets im
 
 ROOT = Path(__file__).parents[2]
 PORT = 18443
+SECRET = "a-secret-for-tests-alone-0123456789abcdef"
 TENANTS = ("acme", "globex")
 FLEET = f"""
 plugin: elearning.moodle_fleet.fleet
@@ -38,7 +39,7 @@ scaling: {{min_nodes: 2, max_nodes: 4, workers: 4}}
 """
 VARIABLES = f"""
 moodle_source: {ROOT}/tests/standin
-moodle_fleet_secret: a-secret-for-tests-alone-0123456789abcdef
+moodle_fleet_secret: {SECRET}
 moodle_public_port: {PORT}
 moodle_tenants:
 """
@@ -104,7 +105,7 @@ class LocalFleet:
         page = session.get(self.url(tenant, "/login/index.php"), timeout=30)
         form = {
             "username": "admin",
-            "password": derive("a-secret-for-tests-alone-0123456789abcdef", "admin", tenant),
+            "password": derive(SECRET, "admin", tenant),
             "logintoken": re.search(r'name="logintoken" value="([^"]+)"', page.text)[1],
         }
         done = session.post(self.url(tenant, "/login/index.php"), data=form, timeout=30)

@@ -24,11 +24,9 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet impo
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._secrets import derive
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.resp import Connection
 
-from .conftest import ROOT, LocalFleet
+from .conftest import ROOT, SECRET, LocalFleet
 
 pytestmark = pytest.mark.slow
-
-SECRET = os.environ.get("FLEET_SECRET", "a-secret-for-tests-alone-0123456789abcdef")
 
 
 def members(fleet: LocalFleet) -> dict[str, str]:

@@ -115,6 +115,7 @@ def judge(seen: dict, counts: dict[str, dict[str, int]], lines: dict[str, int] |
     return {
         "requests": seen["requests"],
         "failed_requests": len(seen["failures"]),
+        "failed_reads": sum(name.startswith("GET") for _moment, name, _why in seen["failures"]),
         "lost_sessions": seen["lost_sessions"],
         "posts_sent": len(seen["sent"]),
         "posts_acknowledged": len(seen["acknowledged"]),

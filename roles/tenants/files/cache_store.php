@@ -9,13 +9,15 @@ defined('MOODLE_INTERNAL') || die();
 // In Redis each definition has a generation, a random word that changes whenever a value of it may have changed. All
 // generations are read at once, and a copy counts only while its definition has the generation that was read before
 // the value was. So what one node changes is seen by the others at their next request. The generations are read again
-// after a second, when the session was locked and when a cache was locked: what happened while waiting must be seen.
+// after a second, after waiting for the session's lock and after locking a cache: what happened meanwhile must be seen.
 //
 // Redis may drop a definition or all generations to make room: a word is never used twice, so no copy comes back to life.
 class moodle_fleet_cache_store extends \cachestore_redis {
     // The Redis hash with all generations, below the tenant's prefix.
     private const GENERATIONS = 'generations';
     private const MAX_AGE = 1.0;
+    // Who waited for a session's lock waited for longer than this.
+    private const SESSION_WAIT = 0.05;
 
     private static array $generations = [];
     private static float $read = 0.0;
@@ -156,7 +158,8 @@ class moodle_fleet_cache_store extends \cachestore_redis {
             return null;
         }
         $insession = session_status() === PHP_SESSION_ACTIVE;
-        if ($insession && !self::$insession || microtime(true) - self::$read > self::MAX_AGE) {
+        $age = microtime(true) - self::$read;
+        if ($age > ($insession && !self::$insession ? self::SESSION_WAIT : self::MAX_AGE)) {
             self::$read = microtime(true);
             self::$generations = $this->redis->hGetAll(self::GENERATIONS) ?: [];
         }

@@ -91,7 +91,7 @@ $CFG = new stdClass();
     // Sessions live in Redis, behind the tenant's own user and prefix. A lock of a node that died
     // expires before those who wait for it give up.
     $redisauth = [$tenant['redis_user'], $tenant['redis_password']];
-    $cfg->session_handler_class = '\core\session\redis';
+    $cfg->session_handler_class = 'moodle_fleet_session';
     $cfg->session_redis_host = $fleet['redis_host'];
     $cfg->session_redis_port = $fleet['redis_port'];
     $cfg->session_redis_auth = $redisauth;
@@ -115,8 +115,9 @@ $CFG = new stdClass();
         'siteidentifier' => md5("moodle-fleet:$name"),
     ];
     spl_autoload_register(static function (string $class) use ($fleet): void {
-        if ($class === 'moodle_fleet_cache_factory') {
-            require $fleet['library'] . '/cache.php';
+        $files = ['moodle_fleet_cache_factory' => 'cache.php', 'moodle_fleet_session' => 'session.php'];
+        if (isset($files[$class])) {
+            require $fleet['library'] . '/' . $files[$class];
         }
     });
 
