@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from checks import Trigger, members, served, settle
+from checks import Trigger, members, newest, served, settle
 from measure import median, report, run, say
 from nodes import CONFIGURATION, Fleet, HERE, ROOT, Container, pipe
 from site_client import Target, Visitor, health
@@ -87,9 +87,8 @@ def from_bare(fleet: Fleet) -> float:
         fleet.playbook(HERE / "launch.yml", **variables, bench_state="absent")
 
 
-def by_hand(fleet: Fleet, image: str, count: int) -> dict[str, float]:
+def by_hand(fleet: Fleet, model: str, image: str, count: int) -> dict[str, float]:
     """Seconds of the bare commands, side by side for several nodes; each part ends when the last node has done it."""
-    model = fleet.of("web")[0]["name"]
     nodes = [Container(fleet, f"launch-{index}", 8 + index, image, shared=True) for index in range(count)]
     tenant = fleet.tenants[0]
     headers = {"Host": f"{tenant['host']}:{fleet.port}", "X-Forwarded-For": "192.0.2.1"}
@@ -133,7 +132,8 @@ def main(fleet: Fleet, given: argparse.Namespace) -> None:
             rounds = max(1, min(given.rounds, 5) // count) if count > 1 else min(given.rounds, 5)
             for number in range(rounds):
                 say(f"  {count} node(s), round {number + 1} of {rounds} …")
-                hand.append(by_hand(fleet, image, count))
+                # The node whose configuration is copied: those of the beginning may be gone by now.
+                hand.append(by_hand(fleet, newest(trigger.web()), image, count))
                 collection.append(by_collection(fleet, trigger, count))
                 settle(trigger, 2)
             floor = median([each["total"] for each in hand])
