@@ -66,8 +66,9 @@ class Store:
 @pytest.fixture(name="stores")
 def _stores(fleet: LocalFleet) -> Iterator[tuple[Store, Store]]:
     """The store on two nodes, with one definition of its own in Redis."""
+    [address] = fleet.addresses("cache").values()
     configuration = {
-        "host": next(iter(fleet.addresses("cache").values())), "port": 6380,
+        "host": address, "port": 6380,
         "auth": ["fleet_admin", derive(SECRET, "redis-admin", "fleet")], "prefix": f"t:test-{uuid.uuid4().hex}:",
     }
     stores = [Store(node, configuration, "definition") for node in sorted(fleet.addresses("web"))[:2]]
