@@ -9,6 +9,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import counted
+
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table."""
@@ -37,7 +39,7 @@ def status(name: str, data: Mapping[str, Any]) -> None:
     """The fleet as it is now."""
     taken = data["sample"]
     share = f" ({taken['load'] / taken['capacity']:.0%})" if taken["capacity"] else ""
-    print(f"Fleet {name}: {data['size']} web nodes present, {data['desired']} wanted "
+    print(f"Fleet {name}: {counted(data['size'], 'web node')} present, {data['desired']} wanted "
           f"({data['min_nodes']} to {data['max_nodes']})")
     trust = "" if taken["trusted"] else ", not trusted: " + "; ".join(fault["text"] for fault in taken["faults"])
     print(f"Load {taken['load']:.1f} of {taken['capacity']} workers{share}, {taken['waiting']} waiting{trust}")
@@ -57,7 +59,7 @@ def status(name: str, data: Mapping[str, Any]) -> None:
     if data["phases"]:
         table("Web nodes", ("node", "phase"), sorted(data["phases"].items()))
     for step in data["plan"]["steps"]:
-        target = step.get("node") or f"{step.get('count')} nodes"
+        target = step.get("node") or counted(step.get("count", 0))
         print(f"The next check would {step['action']} {target}: {step['reason']}")
 
 

@@ -31,6 +31,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
     Plan,
     Reason,
     Sample,
+    counted,
 )
 
 if TYPE_CHECKING:
@@ -364,7 +365,7 @@ def explain(row: Mapping[str, Any], activities: Sequence[Mapping[str, Any]] = ()
         lines.append("Nothing had to be done.")
     for step in plan.get("steps", ()):
         target = step.get("node") or step.get("token", "")
-        what = f"{step['count']} nodes" if step["action"] == "launch" else target
+        what = counted(step["count"]) if step["action"] == "launch" else target
         became = done.get((step["action"], target))
         result = ""
         if became is not None:

@@ -223,7 +223,9 @@ class PodmanDriver(CloudDriver):
             command += [f"--cpus={shape['cpus']}"]
         if shape.get("memory_mb"):
             command += [f"--memory={shape['memory_mb']}m"]
-        command += [f"--publish={port}" for port in shape.get("publish") or []]
+        # A port of this machine can lead to one node only: the first of its role.
+        if name == self.launch_names(spec)[0]:
+            command += [f"--publish={port}" for port in shape.get("publish") or []]
         done = self._run([*command, spec.image or self.settings["base_image"], "/sbin/init"])
         # Another controller that launches the same attempt may have been faster: that is our node as well.
         if done.returncode and "already in use" not in done.stderr:

@@ -21,6 +21,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
     Pause,
     Reason,
     Sample,
+    counted,
 )
 
 
@@ -44,7 +45,7 @@ def decide(
     chain = _Chain(survey.size)
     floor = 0
     if manual is not None:
-        chain.set(manual, "manual", f"{manual} nodes were asked for by hand")
+        chain.set(manual, "manual", f"{counted(manual)} asked for by hand")
         recommended = manual
     else:
         wishes = _wishes(policy, sample, survey, history, now, recommenders)
@@ -116,7 +117,7 @@ def _window(chain: _Chain, policy: Policy, history: History, now: float) -> None
     highest = max((count for when, count in history.recommended if when >= begin), default=chain.size)
     if highest > chain.desired:
         kept = min(chain.size, highest)
-        chain.set(kept, "window", f"{highest} nodes were wanted within the last {seconds}")
+        chain.set(kept, "window", f"{counted(highest)} wanted within the last {seconds}")
 
 
 def _steps(chain: _Chain, policy: Policy) -> None:
@@ -189,6 +190,6 @@ def _brakes(
 def _bounds(chain: _Chain, policy: Policy) -> None:
     """The limits of the policy hold whatever was decided before, paused scaling excepted only by the planner."""
     if chain.desired < policy.min_nodes:
-        chain.set(policy.min_nodes, "min_nodes", f"never fewer than {policy.min_nodes} nodes")
+        chain.set(policy.min_nodes, "min_nodes", f"never fewer than {counted(policy.min_nodes)}")
     elif chain.desired > policy.max_nodes:
-        chain.set(policy.max_nodes, "max_nodes", f"never more than {policy.max_nodes} nodes")
+        chain.set(policy.max_nodes, "max_nodes", f"never more than {counted(policy.max_nodes)}")

@@ -19,6 +19,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
     Decision,
     Plan,
     Step,
+    counted,
 )
 
 NOT_YET_MEMBERS = ("launching", "building", "ready")
@@ -84,7 +85,7 @@ def _launches(
     count = min(decision.desired - survey.size, room)
     if count > 0:
         replaced = [view.name for view in survey.of("sick", "stranded")]
-        reason = f"{decision.desired} nodes wanted, {survey.size} present"
+        reason = f"{counted(decision.desired)} wanted, {survey.size} present"
         if replaced:
             reason += f"; in place of {', '.join(replaced[:5])}"
         steps.append(
@@ -253,7 +254,7 @@ def _release_ages(survey: Survey) -> dict[str, float]:
 def _go(policy: Policy, victims: Sequence[View], decision: Decision, now: float) -> list[Step]:
     steps = []
     for view in victims:
-        text = f"{decision.desired} nodes wanted, {decision.size} present"
+        text = f"{counted(decision.desired)} wanted, {decision.size} present"
         action = "retire" if view.phase in NOT_YET_MEMBERS else "drain"
         steps.append(_step(action, view, text, 0.0, now + policy.drain_deadline))
     return steps

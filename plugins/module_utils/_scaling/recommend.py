@@ -21,6 +21,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
     History,
     Sample,
     ScheduleEntry,
+    counted,
 )
 
 
@@ -68,7 +69,7 @@ def tracking(situation: Situation) -> Wish | None:
         wanted = max(wanted, size)
         return Wish("tracking", wanted, f"at least {share}; the reading is incomplete, so it can only add nodes")
     shown = f"{busy:.0%}" if size else "no node"
-    return Wish("tracking", wanted, f"{share} ({shown}), target {policy.target:.0%}: {wanted} nodes")
+    return Wish("tracking", wanted, f"{share} ({shown}), target {policy.target:.0%}: {counted(wanted)}")
 
 
 def schedule(situation: Situation) -> Wish | None:
@@ -80,7 +81,7 @@ def schedule(situation: Situation) -> Wish | None:
     if best is None:
         return None
     until = f"{best.end // 60:02d}:{best.end % 60:02d}"
-    text = f"schedule '{best.name}' keeps at least {best.nodes} nodes until {until} {best.timezone}"
+    text = f"schedule '{best.name}' keeps at least {counted(best.nodes)} until {until} {best.timezone}"
     return Wish("schedule", best.nodes, text, floor=True)
 
 

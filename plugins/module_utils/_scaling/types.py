@@ -275,3 +275,8 @@ class Plan:
         if isinstance(data, Mapping):
             return cls(tuple(Step.from_data(s) for s in data.get("steps", ())), tuple(data.get("notes", ())))
         return cls(tuple(Step.from_data(s) for s in data))
+
+
+def counted(number: int, noun: str = "node") -> str:
+    """A number of things in words: ``1 node``, ``3 nodes``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
