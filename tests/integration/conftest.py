@@ -34,7 +34,7 @@ cloud:
   subnet: 10.89.92.0/24
   zones: [a, b]
 services:
-  balancer: {{count: 1, publish: ["127.0.0.1:{PORT}:443"]}}
+  balancer: {{count: 2, publish: ["127.0.0.1:{PORT}:443"]}}
 scaling: {{min_nodes: 2, max_nodes: 4, workers: 4}}
 """
 VARIABLES = f"""

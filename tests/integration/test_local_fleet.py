@@ -25,6 +25,18 @@ def test_each_host_shows_its_own_site(fleet: LocalFleet, tenant: str) -> None:
     assert f"Site of {tenant}" in page.text
 
 
+def test_each_balancer_leads_to_the_sites(fleet: LocalFleet) -> None:
+    context = ssl.create_default_context(cafile=str(fleet.state_dir / "tls" / "ca.pem"))
+    addresses = fleet.addresses("balancer").values()
+    assert len(addresses) == 2
+    for address in addresses:
+        with context.wrap_socket(socket.create_connection((address, 443), timeout=30), server_hostname="acme.localhost") as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: acme.localhost:%d\r\nConnection: close\r\n\r\n" % PORT)
+            answer = connection.makefile("rb").read()
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"Site of acme" in answer
+
+
 def ask(host: bytes) -> bytes:
     """The status line for a request with this Host header, sent as it stands."""
     context = ssl.create_default_context()

@@ -29,9 +29,9 @@ from .conftest import ROOT, SECRET, LocalFleet
 pytestmark = pytest.mark.slow
 
 
-def members(fleet: LocalFleet) -> dict[str, str]:
-    """State of each member at the balancer."""
-    reader = balancer_reader(load(fleet.file), list(fleet.addresses("balancer").values()))
+def members(fleet: LocalFleet, *addresses: str) -> dict[str, str]:
+    """State of each member at these balancers, or at all."""
+    reader = balancer_reader(load(fleet.file), addresses or list(fleet.addresses("balancer").values()))
     return {member.name: member.state for member in reader.read().members}
 
 
@@ -155,7 +155,7 @@ def test_check_mode_shows_the_plan_and_changes_nothing(fleet: LocalFleet) -> Non
     before = fleet.addresses("web"), members(fleet)
     done = fleet.playbook("scale", "--check", "-e", "fleet_desired=3")
     assert "action: launch" in done.stdout
-    assert "3 nodes were asked for by hand" in done.stdout
+    assert "3 nodes asked for by hand" in done.stdout
     assert (fleet.addresses("web"), members(fleet)) == before
 
 
@@ -173,6 +173,20 @@ def test_a_new_node_takes_requests_and_knows_the_tenants_without_being_told(flee
     assert seen.failures == []
     assert not re.search(rf"^(ok|changed): \[{new.pop()}\]", done.stdout, re.M), "the new node was logged into"
     assert not serves(fleet, 2)
+
+
+def test_a_balancer_that_was_away_gets_the_members_it_lacks(fleet: LocalFleet) -> None:
+    first, second = sorted(fleet.addresses("balancer"))
+    fleet.cloud._podman_checked("stop a balancer", "exec", second, "systemctl", "stop", "haproxy")
+    with learners(fleet) as seen:
+        settle(fleet, lambda: serves(fleet, 4), "--desired", "4")
+    assert seen.failures == []
+    addresses = fleet.addresses("balancer")
+    fleet.cloud._podman_checked("start a balancer", "exec", second, "systemctl", "start", "haproxy")
+    settle(fleet, lambda: members(fleet, addresses[second]) == members(fleet, addresses[first]), "--desired", "4")
+    assert serves(fleet, 4)
+    settle(fleet, lambda: serves(fleet, 3), "--desired", "3")
+    assert len(members(fleet, addresses[second])) == 3
 
 
 def test_a_node_leaves_with_nothing_lost(fleet: LocalFleet) -> None:

@@ -97,8 +97,8 @@ def member(row: Row) -> Member:
     )
 
 
-def merge(seen: Sequence[Member]) -> Member:
-    """One member as several balancers see it.
+def merge(seen: Sequence[Member], balancers: int = 1) -> Member:
+    """One member as several balancers see it, of ``balancers`` that answered.
 
     What is under way is added up, and so are the capacities, since each balancer gets its share of them. A member that
     drains anywhere drains; it has drained when it has everywhere; it is up when one balancer sends it requests.
@@ -117,13 +117,16 @@ def merge(seen: Sequence[Member]) -> Member:
         waiting=sum(one.waiting for one in seen),
         since=min(one.since for one in seen),
         ramp=min(one.ramp for one in seen),
+        lacking=max(0, balancers - len(seen)),
     )
 
 
 def merge_all(readings: Iterable[Sequence[Member]]) -> list[Member]:
     """The members of several balancers, sorted by name."""
     by_name: dict[str, list[Member]] = {}
+    balancers = 0
     for members in readings:
+        balancers += 1
         for one in members:
             by_name.setdefault(one.name, []).append(one)
-    return [merge(by_name[name]) for name in sorted(by_name)]
+    return [merge(by_name[name], balancers) for name in sorted(by_name)]

@@ -132,6 +132,11 @@ def _joins(survey: Survey, going: set[str]) -> list[Step]:
             if view.phase == "stranded" and survey.serving:
                 continue
             steps.append(Step("join", view.why, node=view.name, address=_address(view)))
+    for view in survey.of("in_service"):
+        # A balancer that was away while this node joined.
+        if view.member is not None and view.member.lacking and not view.retiring and view.name not in going:
+            text = f"{counted(view.member.lacking, 'balancer')} without it"
+            steps.append(Step("join", text, node=view.name, address=_address(view)))
     return steps
 
 

@@ -40,7 +40,7 @@ class Member:
     ``state`` is ``up``, ``starting`` (added, its health is not known yet), ``down`` (fails its check),
     ``draining`` (no new sessions) or ``drained`` (draining, nothing in service or waiting).
     ``capacity`` is the member's worker count, ``since`` the seconds it has been in this state, ``ramp`` the
-    share of its weight it gets at present (0 to 1).
+    share of its weight it gets at present (0 to 1), ``lacking`` the number of balancers that answer and do not have it.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Member:
     waiting: int = 0
     since: float = 0.0
     ramp: float = 1.0
+    lacking: int = 0
 
 
 @dataclass(frozen=True)

@@ -104,3 +104,8 @@ def test_a_number_that_is_none_is_an_error() -> None:
 def test_several_balancers_are_added_up(states: tuple[str, str], expected: str) -> None:
     readings = [[Member("n", "10.0.0.1", state, 2, 1, 1, since)] for state, since in zip(states, (5.0, 9.0))]
     assert stats.merge_all(readings) == [Member("n", "10.0.0.1", expected, 4, 2, 2, 5.0)]
+
+
+def test_a_balancer_without_a_member_is_counted():
+    one = Member("n", "10.0.0.1", "up", 2)
+    assert [each.lacking for each in stats.merge_all([[one], [], []])] == [2]

@@ -270,6 +270,23 @@ def test_a_held_node_that_drains_blocks_no_other() -> None:
     assert steps(planned(3, nodes, members)) == [("drain", "n1")]
 
 
+@pytest.mark.parametrize(
+    ("more", "tags", "expected"),
+    [
+        ({"lacking": 1}, {}, [("join", "a")]),
+        ({"lacking": 0}, {}, []),
+        ({"lacking": 1, "state": "drained"}, {}, []),
+        ({"lacking": 1}, {"retiring": "1"}, []),
+    ],
+    ids=["lacking", "complete", "drained by hand", "on its way out"],
+)
+def test_a_balancer_that_was_away_gets_the_members_it_lacks(more: dict, tags: dict, expected: list) -> None:
+    nodes = [node("a", tags=tags), node("b"), node("c")]
+    members = [member("a", **more), member("b"), member("c")]
+    joins = [step for step in steps(planned(3, nodes, members)) if step[0] == "join"]
+    assert joins == expected
+
+
 def test_stranded_nodes_are_replaced_and_joined_only_in_need() -> None:
     nodes, members = serving(2)
     lost = node("s", launched=NOW - 5000)
