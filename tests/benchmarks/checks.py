@@ -45,10 +45,14 @@ class Trigger:
         self.problems: list[str] = []
         self._stop = threading.Event()
 
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """``moodle-fleet`` with these arguments."""
+        command = [sys.executable, "-m", "ansible_collections.elearning.moodle_fleet.trigger", "--fleet", str(self.file)]
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
+
     def check(self, *arguments: str) -> dict:
         """One check."""
-        command = [sys.executable, "-m", "ansible_collections.elearning.moodle_fleet.trigger", "--fleet", str(self.file)]
-        done = subprocess.run([*command, "check", "--json", *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
+        done = self.command("check", "--json", *arguments)
         if done.returncode or not done.stdout:
             self.problems.append((done.stderr or done.stdout).strip()[-500:])
         return json.loads(done.stdout or "{}")

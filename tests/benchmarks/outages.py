@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from checks import HALF, Trigger, learners, settle
-from measure import report, run, say
+from measure import RESULTS, report, run, say
 from nodes import Fleet
 
 MINUTE = 60.0
@@ -39,6 +39,9 @@ def outage(fleet: Fleet, folder: Path, role: str, size: int) -> dict:
         checks += settle(trigger, size)
         seconds = time.monotonic() - back
         time.sleep(5)
+    history = trigger.command("history", "--all", "--limit", str(len(checks))).stdout
+    with (RESULTS / "outages-history.txt").open("a", encoding="utf-8") as file:
+        file.write(f"{unit} stopped for {MINUTE:.0f} s, {size} nodes wanted\n{history}\n")
     became = Counter(check.get("status", "error") for check in checks)
     return {
         "stopped": unit, "while": "growing" if size == 3 else "shrinking", "checks": ", ".join(f"{n} {s}" for s, n in became.items()),
@@ -51,6 +54,8 @@ def outage(fleet: Fleet, folder: Path, role: str, size: int) -> dict:
 def main(fleet: Fleet, _given: argparse.Namespace) -> None:
     """The benchmark `outages`."""
     rows = []
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "outages-history.txt").unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="moodle-fleet-") as folder:
         for role in SERVICES:
             for size in (3, 2):
@@ -60,4 +65,5 @@ def main(fleet: Fleet, _given: argparse.Namespace) -> None:
                 rows.append(outage(fleet, part, role, size))
     report("outages", f"A service stops for a minute while the fleet changes, {fleet.what}", rows, [
         "Requests fail while the only balancer or the database is stopped; nothing that was acknowledged may be lost.",
+        "What moodle-fleet history says of each stands in results/outages-history.txt.",
     ])
