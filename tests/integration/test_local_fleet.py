@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import socket
 import ssl
 import subprocess
@@ -98,17 +99,31 @@ def test_a_file_written_on_one_node_is_read_on_the_other(fleet: LocalFleet) -> N
     assert fleet.at_node(requests.Session(), reader, "acme", path).status_code == 303
 
 
+def logged(fleet: LocalFleet, tenant: str, marker: str) -> list[str]:
+    """The lines with this marker in the tenant's file at the log server, as soon as there is one."""
+    logs, lines = next(iter(fleet.addresses("logs"))), ""
+    command = ["podman", "exec", logs, "grep", "-hF", marker, f"/var/log/moodle-fleet/tenants/{tenant}.log"]
+    deadline = time.monotonic() + 30
+    while not lines and time.monotonic() < deadline:
+        lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        time.sleep(0.2)
+    return lines.splitlines()
+
+
 def test_the_visitors_address_cannot_be_forged(fleet: LocalFleet) -> None:
     marker = f"/forged-{time.time_ns()}"
     fleet.visitor().get(fleet.url("acme", marker), headers={"X-Forwarded-For": "192.0.2.99"}, timeout=30)
-    logs, lines = next(iter(fleet.addresses("logs"))), ""
-    deadline = time.monotonic() + 30
-    while not lines and time.monotonic() < deadline:
-        command = ["podman", "exec", logs, "grep", "-rh", "--include=nginx.log", marker, "/var/log/moodle-fleet"]
-        lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-        time.sleep(0.2)
-    clients = {json.loads(line[line.index("{"):])["client"] for line in lines.splitlines()}
+    clients = {json.loads(line[line.index("{"):])["client"] for line in logged(fleet, "acme", marker)}
     assert clients == {str(next(ipaddress.ip_network(fleet.cloud.settings["subnet"]).hosts()))}
+
+
+def test_what_php_logs_for_a_tenant_is_in_the_tenants_file_alone(fleet: LocalFleet) -> None:
+    for tenant in TENANTS:
+        # A list where a text is wanted ends in PHP's own error.
+        assert fleet.visitor().get(fleet.url(tenant, "/local/write.php?client[]=x"), timeout=30).status_code == 500
+    for tenant in TENANTS:
+        (program,) = {re.search(r" (tenant-\w+)\[", line)[1] for line in logged(fleet, tenant, "TypeError")}
+        assert program == f"tenant-{tenant}"
 
 
 def test_the_health_of_a_node_is_not_told_to_visitors(fleet: LocalFleet) -> None:

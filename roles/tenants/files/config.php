@@ -36,6 +36,8 @@ $CFG = new stdClass();
         }
     }
     $tenant = $map['tenants'][$name];
+    // What PHP logs from here on is this tenant's, and the log server files it under its name.
+    openlog("tenant-$name", LOG_PID, LOG_LOCAL6);
 
     $cfg->dbtype = $fleet['dbtype'];
     $cfg->dblibrary = 'native';
