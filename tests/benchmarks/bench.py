@@ -8,6 +8,7 @@
   tenant-map  finding the tenant among 1, 130 and 5,000
   no-change   a second site.yml: seconds, tasks, ssh executions
   cycles      the fleet grows and shrinks under load: failed requests, lost sessions, posts and log lines
+  crashes     the controller dies at each step of growing and shrinking: what the next checks make of it
   outages     balancer, database and log server stop for a minute while the fleet grows and shrinks
   inventory   1,000 nodes: the inventory plugin against one that asks nobody
 """
@@ -24,7 +25,7 @@ import time
 
 from measure import say
 
-BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "no-change", "cycles", "outages", "inventory")
+BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "no-change", "cycles", "crashes", "outages", "inventory")
 
 
 def arguments() -> argparse.Namespace:

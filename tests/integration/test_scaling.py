@@ -5,9 +5,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -25,6 +23,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._secrets im
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.resp import Connection
 
 from .conftest import ROOT, SECRET, LocalFleet
+from .crash_points import points
 
 pytestmark = pytest.mark.slow
 
@@ -223,22 +222,32 @@ def test_a_killed_node_is_replaced_and_its_locks_are_released(fleet: LocalFleet)
     assert serves(fleet, 2)
 
 
-def test_a_controller_that_dies_after_the_launch_is_made_good_by_the_next(fleet: LocalFleet) -> None:
-    before = set(fleet.addresses("web"))
-    command = ["ansible-playbook", "-i", str(fleet.inventory), str(ROOT / "playbooks" / "scale.yml"), "-e", "fleet_desired=3"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    deadline = time.monotonic() + 120
-    while not set(fleet.addresses("web")) - before and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert process.poll() is None, "it ended without a launch"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert set(fleet.addresses("web")) - before
-    settle(fleet, lambda: serves(fleet, 3), "--desired", "3")
-    assert len(fleet.addresses("web")) == 3
-    settle(fleet, lambda: serves(fleet, 2), "--desired", "2")
+# A sample; the benchmark `crashes` takes every point.
+GROWING = ("begin Launch from the image", "end Launch from the image", "begin Join")
+SHRINKING = ("end Mark them", "begin Drain", "end Let the node finish and stop it", "end Forget them")
+
+
+@pytest.mark.parametrize(("wanted", "at"), [(3, GROWING), (2, SHRINKING)], ids=["growing", "shrinking"])
+def test_a_controller_that_dies_is_made_good_by_the_next(fleet: LocalFleet, wanted: int, at: tuple[str, ...]) -> None:
+    names = {node.name for node in fleet.cloud.nodes()}
+    with learners(fleet) as seen:
+        for point in at:
+            settle(fleet, lambda: serves(fleet, 5 - wanted), "--desired", str(5 - wanted))
+            points(fleet.inventory, wanted, point)
+            most = 0
+
+            def there() -> bool:
+                nonlocal most
+                most = max(most, sum(node.role == "web" for node in fleet.cloud.nodes()))
+                return serves(fleet, wanted)
+
+            settle(fleet, there, "--desired", str(wanted))
+            assert most <= 3, f"{point}: {most} nodes existed"
+    assert seen.failures == []
+    # No tier lost a node, and no node is left over.
+    assert {name for name in names if "-web-" not in name} == {
+        node.name for node in fleet.cloud.nodes() if node.role != "web"
+    }
 
 
 def test_a_person_drains_a_node_and_keeps_another_for_a_look(fleet: LocalFleet) -> None:
