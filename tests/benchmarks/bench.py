@@ -1,16 +1,20 @@
 # Copyright: Moodle Fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Benchmarks of the running local fleet. Each prints tables and writes results/*.csv.
+"""Benchmarks. Each prints tables and writes results/*.csv. Those of the first part need the running local fleet.
 
   pages       CPU of a page: a fleet's node against one stand-alone server; each measure's gain; freshness across nodes
   first-hit   the first pages of a fresh node, warmed up and not, against warm pages
   launch      launch → first request served through the balancer, from the image and from bare, against bare commands
   tenant-map  finding the tenant among 1, 130 and 5,000
-  no-change   a second site.yml: seconds, tasks, ssh executions
   cycles      the fleet grows and shrinks under load: failed requests, lost sessions, posts and log lines
   crashes     the controller dies at each step of growing and shrinking: what the next checks make of it
   outages     balancer, database and log server stop for a minute while the fleet grows and shrinks
+  no-change   a second site.yml: seconds, tasks, ssh executions
+
   inventory   1,000 nodes: the inventory plugin against one that asks nobody
+  check-cost  a check with nothing to do: seconds, memory, whether Ansible is started
+  histories   random histories of a simulated fleet that dies at every call, and how many invariants broke
+  mutations   faults seeded into the scaling, and the test that catches each
 """
 
 from __future__ import annotations
@@ -25,7 +29,8 @@ import time
 
 from measure import say
 
-BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "no-change", "cycles", "crashes", "outages", "inventory")
+BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "no-change", "cycles", "crashes", "outages",
+              "inventory", "check-cost", "histories", "mutations")
 
 
 def arguments() -> argparse.Namespace:
@@ -37,6 +42,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=8, help="pages: clients that saturate; 1 leaves that out (default 8)")
     parser.add_argument("--changes", type=int, default=20, help="pages: changes of the freshness check (default 20)")
     parser.add_argument("--cycles", type=int, default=20, help="cycles: how often the fleet grows and shrinks (default 20)")
+    parser.add_argument("--histories", type=int, default=100_000, help="histories: how many (default 100000)")
     parser.add_argument("--parts", default="versus,measures,freshness", help="pages: which parts, with commas (default: all)")
     parser.add_argument("--keep", action="store_true", help="keep the benchmarks' own containers, for the next time")
     parser.add_argument("--fleet-file", default=os.environ.get("MOODLE_FLEET_FILE"), help=argparse.SUPPRESS)
@@ -55,7 +61,7 @@ def main() -> None:
     # What was paused goes on and what was added goes away, also when somebody ends this.
     signal.signal(signal.SIGTERM, lambda *_signal: sys.exit(143))
     fleet = None
-    if set(given.benchmarks) - {"inventory", "no-change"}:
+    if set(given.benchmarks) - {"no-change", "inventory", "check-cost", "histories", "mutations"}:
         from nodes import Fleet
 
         fleet = Fleet(given.fleet_file)

@@ -2,8 +2,6 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """What one check with nothing to do costs: wall and CPU seconds, memory, processes.
 
-    PYTHONPATH=<folder that holds ansible_collections> python tests/benchmarks/check_cost.py --nodes 200 --days 14
-
 Each check is a process of its own, as the timer starts it, with a real fleet file and the real ledger, filled with a
 check a minute. The answers of cloud and balancer are given: their time is the network's and theirs.
 """
@@ -12,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,7 +19,10 @@ from pathlib import Path
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import FILE_NAME, Ledger
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Decision, Plan, Reason, Sample
+from measure import median, report, say
 
+NODES, DAYS = 200, 14
+PEAK = 'print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "ansible" in sys.modules, file=sys.stderr)'
 CHILD = """
 import json, resource, sys, time
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils import _check
@@ -42,7 +41,7 @@ def sources(fleet):
 
 cli.sources_of = sources
 code = cli.main(["--fleet", sys.argv[2], "check", "--json"])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "ansible" in sys.modules, file=sys.stderr)
+""" + PEAK + """
 sys.exit(code)
 """
 
@@ -60,52 +59,47 @@ def fill(path: Path, days: float, size: int) -> None:
             ledger.commit(at, "check", taken, decision, Plan(), 0)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nodes", type=int, default=200)
-    parser.add_argument("--days", type=float, default=14)
-    parser.add_argument("--runs", type=int, default=15)
-    arguments = parser.parse_args()
+def timed(code: str, *arguments: str) -> tuple[tuple[float, float, float], str, str]:
+    """Run Python code in a process of its own; (wall s, CPU s, peak MB), what it printed, what it said beside that."""
+    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    wall, after = time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise SystemExit(f"a check failed:\n{done.stderr}")
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return (wall, cpu, int(done.stderr.split()[-2]) / 1024), done.stdout, done.stderr
+
+
+def main(_fleet: object, given: argparse.Namespace) -> None:
+    """The benchmark `check-cost`."""
+    found: dict[str, list[tuple[float, float, float]]] = {"an empty Python": [], "moodle-fleet check": []}
     with tempfile.TemporaryDirectory() as folder:
         fleet = Path(folder) / "moodle_fleet.yml"
         fleet.write_text(
             "plugin: elearning.moodle_fleet.fleet\nfleet: bench\nstate_dir: state\ncloud: {driver: podman}\n"
-            f"scaling: {{min_nodes: 2, max_nodes: {arguments.nodes * 2}}}\n", encoding="utf-8",
+            f"scaling: {{min_nodes: 2, max_nodes: {NODES * 2}}}\n", encoding="utf-8",
         )
         ledger = Path(folder) / "state" / FILE_NAME
-        fill(ledger, arguments.days, arguments.nodes)
-        nodes = [
+        say(f"  filling a ledger with {DAYS} days …")
+        fill(ledger, DAYS, NODES)
+        listing = Path(folder) / "nodes.json"
+        listing.write_text(json.dumps([
             {"name": f"web-{i}", "role": "web", "address": f"10.0.{i // 250}.{i % 250}", "zone": "ab"[i % 2],
              "state": "running", "launched": 1.0}
-            for i in range(arguments.nodes)
-        ]
-        listing = Path(folder) / "nodes.json"
-        listing.write_text(json.dumps(nodes), encoding="utf-8")
-        walls, cpus, peaks, empty = [], [], [], []
-        for _index in range(arguments.runs):
-            begun = time.monotonic()
-            subprocess.run([sys.executable, "-c", "pass"], check=True)
-            empty.append(time.monotonic() - begun)
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            begun = time.monotonic()
-            run = subprocess.run([sys.executable, "-c", CHILD, str(listing), str(fleet)], capture_output=True,
-                                 text=True, env=os.environ, check=False)
-            walls.append(time.monotonic() - begun)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            cpus.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-            peak, ansible = run.stderr.split()[-2:]
-            peaks.append(int(peak) / 1024)
-            status = json.loads(run.stdout)["status"]
-            if run.returncode or status != "idle" or ansible != "False":
-                print(f"not a quiet check: {run.returncode} {status} ansible={ansible}\n{run.stderr}")
-                return 1
-        print(f"{arguments.nodes} nodes, {arguments.days:g} days of minutes, ledger "
-              f"{ledger.stat().st_size / 1e6:.0f} MB, {arguments.runs} checks, Ansible not loaded")
-        for name, values, unit in (("wall", walls, "s"), ("CPU", cpus, "s"), ("memory", peaks, "MB"),
-                                   ("an empty Python, wall", empty, "s")):
-            print(f"  {name:22} median {statistics.median(values):7.3f} {unit}  highest {max(values):7.3f} {unit}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+            for i in range(NODES)
+        ]), encoding="utf-8")
+        for _round in range(3 * given.rounds):
+            found["an empty Python"].append(timed("import resource, sys\n" + PEAK)[0])
+            cost, answer, told = timed(CHILD, str(listing), str(fleet))
+            found["moodle-fleet check"].append(cost)
+            if json.loads(answer)["status"] != "idle" or told.split()[-1] != "False":
+                raise SystemExit(f"not a quiet check, or one that loaded Ansible: {answer[:500]}\n{told}")
+        size = ledger.stat().st_size / 1e6
+    columns = ("wall s", "CPU s", "memory MB")
+    rows = [
+        {"process": name} | {column: median([cost[i] for cost in costs]) for i, column in enumerate(columns)}
+        | {"longest s": max(cost[0] for cost in costs), "runs": len(costs)}
+        for name, costs in found.items()
+    ]
+    report("check_cost", f"A check with nothing to do: {NODES} nodes, {DAYS} days of minutes in the ledger ({size:.0f} MB)", rows,
+           ["No check loaded Ansible, so none started it."])

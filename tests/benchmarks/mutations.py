@@ -2,8 +2,6 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Seeds faults into the scaling core and the check, one at a time, and runs the tests: each must be caught.
 
-    PYTHONPATH=<folder that holds ansible_collections> python tests/benchmarks/mutations.py
-
 A fault is a piece of text and its replacement in one file; a piece that is no longer there fails the run, so the list
 keeps up with the code.
 """
@@ -16,12 +14,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from measure import report, say
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = "plugins/module_utils/_scaling"
 TESTS = "tests/unit/plugins/module_utils"
+TIMEOUT = 300
 # The quick tests first: most faults never reach the slow ones.
 STAGES = (
     [f"{TESTS}/_scaling/test_{name}.py" for name in ("decide", "plan", "metrics", "policy")],
@@ -111,13 +111,13 @@ def copy(target: Path) -> None:
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def caught(where: Path, timeout: float) -> str:
+def caught(where: Path) -> str:
     """The first failing test, or nothing when all stages pass."""
     environment = {**os.environ, "PYTHONPATH": str(where.parents[2]), "PYTHONDONTWRITEBYTECODE": "1"}
     for stage in STAGES:
         command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "--tb=no", "-p", "no:cacheprovider", *stage]
         try:
-            run = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+            run = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False)
         except subprocess.TimeoutExpired:
             return "ran out of time"
         if run.returncode not in (0, 5):
@@ -126,32 +126,23 @@ def caught(where: Path, timeout: float) -> str:
     return ""
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--timeout", type=float, default=300)
-    parser.add_argument("--only", type=int, help="number of one fault")
-    arguments = parser.parse_args()
-    begun, missed, gone = time.monotonic(), 0, 0
+def main(_fleet: object, _given: argparse.Namespace) -> None:
+    """The benchmark `mutations`."""
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder) / "ansible_collections" / "elearning" / "moodle_fleet"
         copy(where)
         for number, (name, old, new) in enumerate(FAULTS, 1):
-            if arguments.only not in (None, number):
-                continue
             path = where / name
             original = path.read_text(encoding="utf-8")
-            if original.count(old) < 1:
-                print(f"{number:3} GONE    {name}: {old!r}", flush=True)
-                gone += 1
-                continue
+            if old not in original:
+                raise SystemExit(f"{name} has no {old!r} any more: adapt the fault")
             path.write_text(original.replace(old, new, 1), encoding="utf-8")
-            test = caught(where, arguments.timeout)
+            test = caught(where)
             path.write_text(original, encoding="utf-8")
-            missed += not test
-            print(f"{number:3} {'caught' if test else 'MISSED'}  {Path(name).name}: {old[:50]!r}  {test}", flush=True)
-    print(f"{len(FAULTS)} faults, {missed} missed, {gone} no longer there, {time.monotonic() - begun:.0f} s")
-    return 1 if missed or gone else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+            rows.append({"file": Path(name).name, "fault in": old.split("\n")[0][:50], "caught by": test or "NOBODY"})
+            say(f"  {number} of {len(FAULTS)}: {test or 'NOBODY'}")
+    missed = sum(row["caught by"] == "NOBODY" for row in rows)
+    report("mutations", "Seeded faults and the test that catches each", rows, [f"{len(rows)} faults, {missed} of them not caught."])
+    if missed:
+        raise SystemExit(1)

@@ -87,7 +87,8 @@ def test_cpu_seconds_of_both_versions_of_control_groups(tmp_path, name, content)
     assert cpu.since({"node": 1.0}) == {"node": 1.5}
 
 
-def test_every_seeded_fault_still_fits_the_code() -> None:
+def test_every_seeded_fault_still_fits_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TESTS / "benchmarks"))
     mutations = module("benchmarks/mutations.py")
     gone = [fault for fault in mutations.FAULTS if fault[1] not in (mutations.ROOT / fault[0]).read_text(encoding="utf-8")]
     assert gone == []
