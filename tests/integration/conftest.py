@@ -25,22 +25,22 @@ ROOT = Path(__file__).parents[2]
 PORT = 18443
 SECRET = "a-secret-for-tests-alone-0123456789abcdef"
 TENANTS = ("acme", "globex")
-FLEET = f"""
+FLEET = """
 plugin: elearning.moodle_fleet.fleet
-fleet: e2e
+fleet: {name}
 state_dir: ../state
 cloud:
   driver: podman
-  subnet: 10.89.92.0/24
+  subnet: {subnet}
   zones: [a, b]
 services:
-  balancer: {{count: 2, publish: ["127.0.0.1:{PORT}:443"]}}
+  balancer: {{count: {balancers}, publish: ["127.0.0.1:{port}:443"]}}
 scaling: {{min_nodes: 2, max_nodes: 4, workers: 4}}
 """
-VARIABLES = f"""
-moodle_source: {ROOT}/tests/standin
-moodle_fleet_secret: {SECRET}
-moodle_public_port: {PORT}
+VARIABLES = """
+moodle_source: {source}
+moodle_fleet_secret: {secret}
+moodle_public_port: {port}
 moodle_tenants:
 """
 TENANT = """
@@ -64,6 +64,7 @@ class LocalFleet:
 
     inventory: Path
     cloud: CloudDriver
+    port: int = PORT
 
     @property
     def file(self) -> Path:
@@ -97,24 +98,24 @@ class LocalFleet:
 
     def url(self, tenant: str, path: str = "/") -> str:
         """Address of a page at the balancer."""
-        return f"https://{tenant}.localhost:{PORT}{path}"
+        return f"https://{tenant}.localhost:{self.port}{path}"
 
-    def login(self, tenant: str) -> requests.Session:
+    def login(self, tenant: str, welcome: str = "You are logged in as admin") -> requests.Session:
         """A browser in which the administrator of a tenant is logged in."""
         session = self.visitor()
-        page = session.get(self.url(tenant, "/login/index.php"), timeout=30)
+        page = session.get(self.url(tenant, "/login/index.php"), timeout=60)
         form = {
             "username": "admin",
             "password": derive(SECRET, "admin", tenant),
             "logintoken": re.search(r'name="logintoken" value="([^"]+)"', page.text)[1],
         }
-        done = session.post(self.url(tenant, "/login/index.php"), data=form, timeout=30)
-        assert "You are logged in as admin" in done.text, done.text
+        done = session.post(self.url(tenant, "/login/index.php"), data=form, timeout=60)
+        assert welcome in done.text, done.text[-3000:]
         return session
 
     def at_node(self, session: requests.Session, address: str, tenant: str, path: str, **more: object) -> requests.Response:
         """A request of this browser that a certain node answers, past the balancer."""
-        headers = {"Host": f"{tenant}.localhost:{PORT}", "Cookie": "; ".join(f"{c.name}={c.value}" for c in session.cookies)}
+        headers = {"Host": f"{tenant}.localhost:{self.port}", "Cookie": "; ".join(f"{c.name}={c.value}" for c in session.cookies)}
         method = str(more.pop("method", "GET"))
         return requests.request(
             method, f"http://{address}{path}", headers=headers, allow_redirects=False, timeout=30, **more
@@ -141,16 +142,17 @@ def _localhost_names() -> Iterator[None]:
     urllib3.util.connection.create_connection = original
 
 
-@pytest.fixture(scope="session")
-def bare_fleet(tmp_path_factory: pytest.TempPathFactory, podman: Path | None) -> Iterator[LocalFleet]:
-    """The files of a fleet of which nothing exists yet. What an earlier run left is removed first."""
-    inventory = tmp_path_factory.mktemp("e2e") / "inventory"
-    inventory.mkdir()
-    state = inventory.parent / "state"
-    (inventory / "moodle_fleet.yml").write_text(FLEET)
-    (inventory / "group_vars").mkdir()
-    tenants = "".join(TENANT.format(name=name) for name in TENANTS)
-    (inventory / "group_vars" / "all.yml").write_text(VARIABLES + tenants)
+def new_fleet(
+    folder: Path, podman: Path | None, *, name: str, subnet: str, port: int, source: str, balancers: int = 1
+) -> Iterator[LocalFleet]:
+    """The files of a fleet of which nothing exists yet. What an earlier run left is removed first, and all of it at the end."""
+    inventory, state = folder / "inventory", folder / "state"
+    (inventory / "group_vars").mkdir(parents=True)
+    text = FLEET.format(name=name, subnet=subnet, port=port, balancers=balancers)
+    (inventory / "moodle_fleet.yml").write_text(text)
+    variables = VARIABLES.format(source=source, secret=SECRET, port=port)
+    variables += "".join(TENANT.format(name=tenant) for tenant in TENANTS)
+    (inventory / "group_vars" / "all.yml").write_text(variables)
 
     def prepare() -> CloudDriver:
         state.mkdir(mode=0o700, exist_ok=True)
@@ -159,9 +161,18 @@ def bare_fleet(tmp_path_factory: pytest.TempPathFactory, podman: Path | None) ->
         return cloud_driver(load(inventory / "moodle_fleet.yml"))
 
     prepare().destroy()
-    yield LocalFleet(inventory, prepare())
+    yield LocalFleet(inventory, prepare(), port)
     if not os.environ.get("KEEP_FLEET"):
         prepare().destroy()
+
+
+@pytest.fixture(scope="session")
+def bare_fleet(tmp_path_factory: pytest.TempPathFactory, podman: Path | None) -> Iterator[LocalFleet]:
+    """A fleet of the stand-in site that does not exist yet."""
+    yield from new_fleet(
+        tmp_path_factory.mktemp("e2e"), podman, name="e2e", subnet="10.89.92.0/24", port=PORT,
+        source=f"{ROOT}/tests/standin", balancers=2,
+    )
 
 
 @pytest.fixture(scope="session")

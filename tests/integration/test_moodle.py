@@ -1,0 +1,75 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Real Moodle on a fleet of its own, where MOODLE_SOURCE says where its code is; all other tests use the stand-in site."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import mechanicalsoup
+import pytest
+
+from .conftest import SECRET, TENANTS, LocalFleet, changed, derive, new_fleet
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not os.environ.get("MOODLE_SOURCE"), reason="MOODLE_SOURCE is not set: needs Moodle's code"),
+]
+
+
+@pytest.fixture(scope="module")
+def moodle(tmp_path_factory: pytest.TempPathFactory, podman: Path | None) -> Iterator[LocalFleet]:
+    """A fleet of real Moodle sites."""
+    for fleet in new_fleet(
+        tmp_path_factory.mktemp("moodle"), podman, name="e2e-moodle", subnet="10.89.93.0/24", port=18444,
+        source=os.environ["MOODLE_SOURCE"],
+    ):
+        fleet.playbook("site", "-e", f"moodle_version={os.environ.get('MOODLE_VERSION', '')}")
+        yield fleet
+
+
+def administrator(fleet: LocalFleet, tenant: str) -> mechanicalsoup.StatefulBrowser:
+    """A browser in which the administrator of a tenant is logged in."""
+    browser = mechanicalsoup.StatefulBrowser(session=fleet.visitor())
+    browser.open(fleet.url(tenant, "/login/index.php"), timeout=60)
+    browser.select_form("form#login")
+    browser["username"], browser["password"] = "admin", derive(SECRET, "admin", tenant)
+    browser.submit_selected(timeout=60)
+    assert "/login/logout.php" in str(browser.page), browser.page.text[-2000:]
+    return browser
+
+
+def test_courses_outlive_the_node_that_served_them(moodle: LocalFleet) -> None:
+    browsers = {tenant: administrator(moodle, tenant) for tenant in TENANTS}
+    for tenant, browser in browsers.items():
+        browser.open(moodle.url(tenant, "/course/edit.php?category=1"), timeout=60)
+        browser.select_form("form.mform")
+        browser["fullname"], browser["shortname"] = f"Course of {tenant}", "C1"
+        browser.submit_selected(btnName="saveanddisplay", timeout=60)
+        assert browser.page.title.text.startswith(f"Course: Course of {tenant}")
+    # Whoever served the last page goes without a word.
+    logs = next(iter(moodle.addresses("logs")))
+    lines = subprocess.run(
+        ["podman", "exec", logs, "sh", "-c", "grep -H 'POST.*/course/edit.php' /var/log/moodle-fleet/*-web-*/nginx.log"],
+        capture_output=True, text=True, check=True,
+    ).stdout
+    served = re.search(r"moodle-fleet/([^/]+)/nginx.log", lines.splitlines()[-1])[1]
+    subprocess.run(["podman", "kill", "--signal", "KILL", served], check=True, capture_output=True)
+    for tenant, browser in browsers.items():
+        browser.open(moodle.url(tenant, "/course/index.php?categoryid=1"), timeout=60)
+        assert f"Course of {tenant}" in browser.page.text
+        assert "/login/logout.php" in str(browser.page), "the session is lost"
+        other = "globex" if tenant == "acme" else "acme"
+        assert f"Course of {other}" not in browser.page.text
+
+
+def test_a_second_run_brings_the_node_back_and_a_third_changes_nothing(moodle: LocalFleet) -> None:
+    moodle.playbook("site", "-e", f"moodle_version={os.environ.get('MOODLE_VERSION', '')}")
+    assert len(moodle.addresses("web")) == 2
+    again = changed(moodle.playbook("site", "-e", f"moodle_version={os.environ.get('MOODLE_VERSION', '')}"))
+    assert again
+    assert not any(again.values()), again
