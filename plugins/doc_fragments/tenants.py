@@ -13,7 +13,8 @@ options:
   tenants:
     description:
       - The tenants, as in C(moodle_tenants). Each has the keys C(name), C(hosts), C(title) and C(admin) (with C(user)
-        and C(email)), and may have C(shortname), C(lang), C(state), C(settings) and C(generation).
+        and C(email)), and may have C(shortname), C(lang), C(state), C(settings), C(generation) and C(database), the name of
+        one of O(servers).
     type: list
     elements: dict
     required: true
@@ -42,6 +43,10 @@ options:
         description: Hosts from which the tenants' users may connect.
         type: str
         default: '%'
+  servers:
+    description: Further database servers by name. Each has the keys of O(database).
+    type: dict
+    default: {}
 requirements:
   - PyMySQL
 """

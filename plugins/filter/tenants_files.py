@@ -32,6 +32,10 @@ options:
     description: The port visitors use; it is part of each site's address unless it is V(443).
     type: int
     default: 443
+  servers:
+    description: Further database servers by name, each with C(host) and C(port), for the tenants that name one.
+    type: dictionary
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -63,11 +67,11 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import definition, render
 
 
-def tenants_files(raw: object, secret: str, fleet: dict, public_port: int = 443) -> dict[str, str]:
+def tenants_files(raw: object, secret: str, fleet: dict, public_port: int = 443, servers: dict | None = None) -> dict[str, str]:
     """Return the content of tenants.php and tenants.map, and their fingerprint."""
     try:
         tenants = definition.load(raw)
-        php = render.tenants_php(tenants, str(secret), fleet, int(public_port))
+        php = render.tenants_php(tenants, str(secret), fleet, int(public_port), servers)
         hosts = render.tenants_map(tenants)
     except ValueError as exc:
         raise AnsibleFilterError(str(exc)) from exc

@@ -11,13 +11,20 @@ version_added: "1.0.0"
 author: Moodle Fleet contributors (!UNKNOWN)
 description:
   - Gives every tenant its database, a database user and a Redis user that reach nothing but its own, its folders, and
-    its site, installed by Moodle's own script. Run it on one node that runs Moodle's code, the jobs node.
+    its site. Run it on one node that runs Moodle's code, the jobs node.
+  - A new site is a copy of a template, which Moodle's own script installs once for each release and language. What no two
+    sites may share is made anew in the copy, by Moodle's own functions. See O(clone).
   - A handful of queries says what differs, however many tenants there are; where nothing does, nothing is run.
   - Users carry the generation of their password in their name. So passwords are rotated without an interruption. Count
     up C(generation) of a tenant, tell all nodes, then call this with O(prune) to remove the old users.
   - An installation that was broken off is recognised and done anew. A database that holds a finished site is never
     dropped; nor is one that this module did not begin to fill.
-  - A tenant's failure does not stop the others. At the end the module fails and names it.
+  - A tenant whose first host name changed gets its address replaced in all its content, by Moodle's own tool; one that names
+    another database server is moved there. Both are closed from then on, until this is called with O(finish), after all
+    nodes know of the change.
+  - A tenant with C(state=absent) is removed with everything in it, where a backup of today exists or O(remove) names it.
+  - A tenant's failure does not stop the others. At the end the module fails and names it. What was done for each tenant is
+    logged as it goes on; C(journalctl --follow --grep=moodle_fleet.tenants) shows it.
 extends_documentation_fragment:
   - elearning.moodle_fleet.tenants
 options:
@@ -92,6 +99,39 @@ options:
     description: How many tenants are worked on at a time.
     type: int
     default: 2
+  clone:
+    description: Make new sites as copies of a template. Without it, each is installed by Moodle's own script.
+    type: bool
+    default: true
+  templates:
+    description: Folder of the templates, for root alone. One that is missing or incomplete is made again.
+    type: path
+    default: /var/lib/moodle-fleet/templates
+  public_port:
+    description: The port visitors use; it is part of each site's address unless it is V(443).
+    type: int
+    default: 443
+  remove:
+    description: Names of tenants with C(state=absent) that are removed even without a backup of today.
+    type: list
+    elements: str
+    default: []
+  backup:
+    description: Where backups are, as for M(elearning.moodle_fleet.tenants_backup). Needed to remove tenants.
+    type: str
+    default: ''
+  backup_environment:
+    description: Environment variables that the store of the backups needs, such as V(AWS_ACCESS_KEY_ID).
+    type: dict
+    default: {}
+  backup_max_age:
+    description: Hours that the newest backup of a tenant may be old for it to be removed.
+    type: int
+    default: 24
+  finish:
+    description: Only let tenants serve again that were closed for a change, now that every node knows of it.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Can run in check mode and return what would change.
@@ -143,6 +183,9 @@ tenants:
       type: list
       elements: str
       sample: [create database, create user, install the site]
+    seconds:
+      description: How long it took.
+      type: float
     error:
       description: Why it failed; empty otherwise.
       type: str
@@ -151,6 +194,10 @@ failed_tenants:
   returned: always
   type: list
   elements: str
+queries:
+  description: How many statements the database servers were asked for.
+  returned: always
+  type: int
 """
 
 import functools
@@ -159,7 +206,16 @@ import shutil
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils import _secrets
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import apply, database, definition, resp
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import (
+    apply,
+    backup,
+    database,
+    definition,
+    dumps,
+    resp,
+    site,
+    template,
+)
 
 SERVER = {
     "host": {"type": "str", "required": True},
@@ -187,33 +243,70 @@ def all_missing(tenants: list[definition.Tenant]) -> list[apply.Work]:
     """Return the plan for servers that aren't there yet."""
     return [
         apply.Work(tenant, sql=[("CREATE DATABASE", ()), ("CREATE USER", ())], site="install", settings=dict(tenant.settings))
-        for tenant in tenants
+        for tenant in tenants if tenant.serves
     ]
+
+
+def database_servers(params: dict) -> dict[str, apply.DatabaseServer]:
+    """Return the database servers by name."""
+    listed = {definition.DEFAULT_SERVER: params["database"], **params["servers"]}
+    servers = {}
+    for name, one in listed.items():
+        for key in ("host", "user", "password"):
+            if not one.get(key):
+                raise ValueError(f"servers.{name}.{key} is missing: give each server host, user and password")
+        account = dumps.Account(str(one["host"]), int(one.get("port") or 3306), str(one["user"]), str(one["password"]))
+        servers[name] = apply.DatabaseServer(account, str(one.get("user_host") or params["database"]["user_host"]))
+    return servers
+
+
+def redis_places(cache: dict) -> list[functools.partial]:
+    """Return what connects to each Redis."""
+    sessions = (cache["host"], cache["port"])
+    places = dict.fromkeys([sessions, (cache["muc_host"] or sessions[0], cache["muc_port"] or sessions[1])])
+    return [functools.partial(resp.Connection, *place, cache["user"], cache["password"]) for place in places]
+
+
+def make_applier(module: AnsibleModule) -> apply.Applier:
+    """Put together what does the work."""
+    params = module.params
+    servers, redis = database_servers(params), redis_places(params["cache"])
+    places = site.Places(params["code"], params["shared_root"], params["owner"], params["cli"], params["php"])
+    sites = site.Sites(places, module.run_command)
+    home = servers[definition.DEFAULT_SERVER]
+    templates = template.Templates(
+        params["templates"], sites, home.account, home.connect, home.user_host, redis, module.log
+    ) if params["clone"] else None
+
+    def may_remove(tenant: definition.Tenant) -> str:
+        if tenant.name in params["remove"]:
+            return ""
+        store = backup.Store(params["backup"], params["secret"], module.run_command, params["backup_environment"])
+        return backup.why_not_removed(store, tenant.name, params["backup_max_age"])
+
+    return apply.Applier(
+        servers, redis, sites, params["secret"], public_port=params["public_port"], templates=templates, may_remove=may_remove,
+        report=module.log,
+    )
 
 
 def run(module: AnsibleModule) -> dict:
     """Observe, plan and act."""
     params = module.params
     tenants = definition.load(params["tenants"])
-    server, cache = params["database"], params["cache"]
-    sessions = (cache["host"], cache["port"])
-    places = dict.fromkeys([sessions, (cache["muc_host"] or sessions[0], cache["muc_port"] or sessions[1])])
-    applier = apply.Applier(
-        server=lambda: database.Server(server["host"], server["port"], server["user"], server["password"]),
-        redis=[functools.partial(resp.Connection, *place, cache["user"], cache["password"]) for place in places],
-        places=apply.Places(params["code"], params["shared_root"], params["owner"], params["cli"], params["php"]),
-        secret=params["secret"],
-        user_host=server["user_host"],
-        run=module.run_command,
-    )
+    applier = make_applier(module)
+    make_book = False
     try:
-        works, make_book = applier.plan(tenants, params["prune"])
+        if params["finish"]:
+            works = applier.finish(tenants, module.check_mode)
+        else:
+            works, make_book = applier.plan(tenants, params["prune"])
     except (database.DatabaseError, resp.RedisError) as exc:
         if not module.check_mode:
             raise
         module.warn(f"Everything is taken to be missing: {exc}")
-        works, make_book = all_missing(tenants), True
-    if not module.check_mode:
+        works, make_book = ([], False) if params["finish"] else (all_missing(tenants), True)
+    if not module.check_mode and not params["finish"]:
         prepare_file_cache(module)
         applier.act(works, make_book, params["parallel"])
     results = [work.result() for work in works]
@@ -222,6 +315,7 @@ def run(module: AnsibleModule) -> dict:
         "changed": make_book or any(item["changed"] for item in results),
         "tenants": results,
         "failed_tenants": [item["name"] for item in results if item["error"]],
+        "queries": applier.queries,
         "diff": {"before": "", "after": after},
     }
 
@@ -252,13 +346,22 @@ def main() -> None:
             "php": {"type": "list", "elements": "str", "default": PHP},
             "prune": {"type": "bool", "default": False},
             "parallel": {"type": "int", "default": 2},
+            "servers": {"type": "dict", "default": {}, "no_log": False},
+            "clone": {"type": "bool", "default": True},
+            "templates": {"type": "path", "default": "/var/lib/moodle-fleet/templates"},
+            "public_port": {"type": "int", "default": 443},
+            "remove": {"type": "list", "elements": "str", "default": []},
+            "backup": {"type": "str", "default": ""},
+            "backup_environment": {"type": "dict", "default": {}, "no_log": True},
+            "backup_max_age": {"type": "int", "default": 24},
+            "finish": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     try:
         _secrets.derive(module.params["secret"], "check", "secret")
         result = run(module)
-    except (database.DatabaseError, resp.RedisError, ValueError) as exc:
+    except (database.DatabaseError, resp.RedisError, backup.BackupError, ValueError) as exc:
         module.fail_json(msg=str(exc))
     if result["failed_tenants"]:
         errors = "; ".join(f"{item['name']}: {item['error']}" for item in result["tenants"] if item["error"])

@@ -8,8 +8,9 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.definition import Tenant
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.definition import DEFAULT_SERVER, Tenant
 
 try:
     import pymysql
@@ -18,12 +19,14 @@ except ImportError:
 
 # Which sites are installed stands beside the sites, not in them: a copy of a site is not an installation.
 BOOK = "moodle_fleet"
-TABLE = f"""CREATE TABLE IF NOT EXISTS {BOOK}.tenants (
-  name VARCHAR(31) CHARACTER SET ascii NOT NULL PRIMARY KEY,
-  state ENUM('installing', 'installed') NOT NULL,
-  release_name VARCHAR(64) NOT NULL DEFAULT '',
-  changed TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP
-) ENGINE=InnoDB"""
+# Column and type. A book of an earlier version gets what it lacks.
+COLUMNS = {
+    "state": "VARCHAR(16) CHARACTER SET ascii NOT NULL DEFAULT ''",
+    "release_name": "VARCHAR(64) NOT NULL DEFAULT ''",
+    "server": "VARCHAR(31) CHARACTER SET ascii NOT NULL DEFAULT 'default'",
+    "wwwroot": "VARCHAR(255) NOT NULL DEFAULT ''",
+    "held": "VARCHAR(16) CHARACTER SET ascii NOT NULL DEFAULT ''",
+}
 RIGHTS = (
     "SELECT, INSERT, UPDATE, DELETE, CREATE, CREATE TEMPORARY TABLES, DROP, INDEX, ALTER, LOCK TABLES"
 )
@@ -34,14 +37,29 @@ class DatabaseError(Exception):
     """The database server refused something or cannot be reached."""
 
 
+class Entry(NamedTuple):
+    """A tenant's line in the book.
+
+    ``state`` is ``installing``, ``cloning``, ``restoring``, ``removing`` or ``installed``; ``server`` is where its database is;
+    ``wwwroot`` is the address that its content was written with; ``held`` says why the fleet keeps it in maintenance: ``list``
+    or ``change``.
+    """
+
+    state: str = ""
+    release: str = ""
+    server: str = DEFAULT_SERVER
+    wwwroot: str = ""
+    held: str = ""
+
+
 @dataclass
 class Observed:
-    """What the server has of our tenants."""
+    """What a server has of our tenants."""
 
     databases: dict[str, str] = field(default_factory=dict)
     users: dict[tuple[str, str], str] = field(default_factory=dict)
     grants: set[tuple[str, str, str]] = field(default_factory=set)
-    book: dict[str, tuple[str, str]] = field(default_factory=dict)
+    book: dict[str, Entry] = field(default_factory=dict)
     has_book: bool = False
 
 
@@ -75,14 +93,13 @@ class Server:
             raise DatabaseError(_text(exc)) from exc
 
     def observe(self) -> Observed:
-        """Return everything there is of our tenants, in four queries."""
+        """Return everything there is of our tenants, in five queries."""
         found = Observed()
         pattern = "moodle\\_%"
         for name, collation in self.query(
             "SELECT SCHEMA_NAME, DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA WHERE SCHEMA_NAME LIKE %s", (pattern,)
         ):
             found.databases[name] = collation
-        found.has_book = BOOK in found.databases
         for user, host, checksum in self.query(
             "SELECT User, Host, authentication_string FROM mysql.user WHERE User LIKE %s", (pattern,)
         ):
@@ -90,23 +107,69 @@ class Server:
         columns = " AND ".join(f"{column}_priv = 'Y'" for column in _RIGHT_COLUMNS)
         for user, host, name in self.query(f"SELECT User, Host, Db FROM mysql.db WHERE User LIKE %s AND {columns}", (pattern,)):
             found.grants.add((user, host, name))
-        if found.has_book:
-            for name, state, release in self.query(f"SELECT name, state, release_name FROM {BOOK}.tenants"):
-                found.book[name] = (state, release)
+        known = {
+            name for (name,) in self.query(
+                "SELECT COLUMN_NAME FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = 'tenants'", (BOOK,)
+            )
+        }
+        found.has_book = known.issuperset(COLUMNS)
+        if known:
+            fields = [column for column in COLUMNS if column in known]
+            names = [{"release_name": "release"}.get(column, column) for column in fields]
+            for name, *values in self.query(f"SELECT name, {', '.join(fields)} FROM {BOOK}.tenants"):
+                found.book[name] = Entry(**dict(zip(names, values)))
         return found
 
     def make_book(self) -> None:
-        """Make the table that says which sites are installed."""
+        """Make the table that says which sites are installed, or bring it up to date."""
         self.query(f"CREATE DATABASE IF NOT EXISTS {BOOK} CHARACTER SET utf8mb4")
-        self.query(TABLE)
-
-    def note(self, name: str, state: str, release: str = "") -> None:
-        """Write down a tenant's state."""
         self.query(
-            f"INSERT INTO {BOOK}.tenants (name, state, release_name) VALUES (%s, %s, %s)"
-            " ON DUPLICATE KEY UPDATE state = VALUES(state), release_name = VALUES(release_name)",
-            (name, state, release),
+            f"CREATE TABLE IF NOT EXISTS {BOOK}.tenants (name VARCHAR(31) CHARACTER SET ascii NOT NULL PRIMARY KEY,"
+            " changed TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP) ENGINE=InnoDB"
         )
+        for column, kind in COLUMNS.items():
+            self.query(f"ALTER TABLE {BOOK}.tenants ADD COLUMN IF NOT EXISTS {column} {kind}")
+        self.query(f"ALTER TABLE {BOOK}.tenants MODIFY state {COLUMNS['state']}")
+
+    def note(self, name: str, **values: str) -> None:
+        """Write down what changed about a tenant: columns of the book and their values."""
+        if set(values) - set(COLUMNS):
+            raise ValueError(f"the book has no {sorted(set(values) - set(COLUMNS))}")
+        fields = ", ".join(values)
+        marks = ", ".join(["%s"] * len(values))
+        updates = ", ".join(f"{column} = VALUES({column})" for column in values)
+        self.query(
+            f"INSERT INTO {BOOK}.tenants (name, {fields}) VALUES (%s, {marks}) ON DUPLICATE KEY UPDATE {updates}",
+            (name, *values.values()),
+        )
+
+    def forget(self, name: str) -> None:
+        """Take a tenant out of the book."""
+        self.query(f"DELETE FROM {BOOK}.tenants WHERE name = %s", (name,))
+
+    def recreate(self, name: str) -> None:
+        """Make an empty database in the place of whatever is there."""
+        self.query(f"DROP DATABASE IF EXISTS `{name}`")
+        self.query(f"CREATE DATABASE `{name}` CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci")
+
+    def end_connections(self, user: str) -> None:
+        """End what a database user has under way, such as a script that outlived the run that started it."""
+        for (process,) in self.query("SELECT ID FROM information_schema.PROCESSLIST WHERE USER = %s", (user,)):
+            try:
+                self.query("KILL %s", (process,))
+            except DatabaseError as exc:
+                if "Unknown thread" not in str(exc):
+                    raise
+
+    def checksums(self, name: str) -> dict[str, int | None]:
+        """Return the checksum of each table's content."""
+        tables = [table for (table,) in self.query(
+            "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s ORDER BY TABLE_NAME", (name,)
+        )]
+        if not tables:
+            return {}
+        listed = ", ".join(f"`{name}`.`{table}`" for table in tables)
+        return {table.split(".", 1)[1]: value for table, value in self.query(f"CHECKSUM TABLE {listed} EXTENDED")}
 
     def finished(self, tenant: Tenant) -> str:
         """Return ``empty``, ``finished`` or ``unfinished`` for what is in a tenant's database."""

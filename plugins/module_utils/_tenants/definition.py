@@ -8,9 +8,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-STATES = ("active", "suspended")
-KEYS = ("name", "hosts", "title", "shortname", "admin", "state", "lang", "settings", "generation")
+STATES = ("active", "maintenance", "suspended", "absent")
+KEYS = ("name", "hosts", "title", "shortname", "admin", "state", "lang", "settings", "generation", "database")
 ADMIN_KEYS = ("user", "email")
+# The server that the fleet's own settings name.
+DEFAULT_SERVER = "default"
+# moodle_fleet is the database in which the fleet keeps its book.
+RESERVED = ("fleet",)
+# config.php says these for all tenants. Behind the balancer another value would break a site, or open it to others.
+FORCED = frozenset(
+    "admin cachedir dataroot dbhost dbname dbpass dbtype dbuser dirroot getremoteaddrconf localcachedir localrequestdir"
+    " lock_factory overridetossl prefix reverseproxy reverseproxyignore session_handler_class siteidentifier sslproxy tempdir"
+    " upgradekey wwwroot xsendfile".split()
+)
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 _LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")
@@ -38,11 +48,17 @@ class Tenant:
     lang: str = "en"
     generation: int = 1
     settings: Mapping[str, str | None] = field(default_factory=dict)
+    server: str = DEFAULT_SERVER
 
     @property
     def database(self) -> str:
         """Name of the tenant's database."""
         return f"moodle_{self.name}"
+
+    @property
+    def serves(self) -> bool:
+        """Whether nodes know the tenant at all."""
+        return self.state != "absent"
 
     def database_user(self, generation: int | None = None) -> str:
         """Name of the tenant's database user; it carries the generation of its password."""
@@ -79,6 +95,8 @@ def _host(tenant: str, value: object) -> str:
 def _setting(tenant: str, key: object, value: object) -> str | None:
     if not isinstance(key, str) or not _SETTING.fullmatch(key):
         _fail(tenant, "settings", key, "name a setting as 'name' or 'component/name', such as 'quiz/timelimit'")
+    if key in FORCED or str(key).startswith("session_redis_"):
+        _fail(tenant, f"settings.{key}", value, "leave it out: the fleet sets it, the same way for every tenant")
     if value is None:
         return None
     if isinstance(value, bool):
@@ -95,6 +113,8 @@ def _tenant(position: int, raw: object) -> Tenant:
     name = raw.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         _fail(f"number {position}", "name", name, "use 1 to 31 of a-z, 0-9 and _, beginning with a letter")
+    if name in RESERVED:
+        _fail(name, "name", name, "use another name: the fleet keeps data of its own under this one")
     for key in raw:
         if key not in KEYS:
             _fail(name, str(key), raw[key], f"the known keys are {', '.join(KEYS)}")
@@ -122,6 +142,9 @@ def _tenant(position: int, raw: object) -> Tenant:
     generation = raw.get("generation", 1)
     if isinstance(generation, bool) or not isinstance(generation, int) or generation < 1:
         _fail(name, "generation", generation, "give a whole number from 1; count it up to rotate the tenant's passwords")
+    server = raw.get("database", DEFAULT_SERVER)
+    if not isinstance(server, str) or not _NAME.fullmatch(server):
+        _fail(name, "database", server, "give the name of a database server, a key of tenants_database_servers")
     settings = raw.get("settings") or {}
     if not isinstance(settings, Mapping):
         _fail(name, "settings", settings, "give a mapping of Moodle settings")
@@ -136,6 +159,7 @@ def _tenant(position: int, raw: object) -> Tenant:
         lang=str(lang),
         generation=int(generation),
         settings={str(key): _setting(name, key, value) for key, value in settings.items()},
+        server=str(server),
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils import _secrets
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.definition import Tenant
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.definition import DEFAULT_SERVER, Tenant, TenantError
 
 NOTE = "Written by Ansible; changes made here are lost."
 
@@ -34,14 +34,18 @@ def wwwroot(tenant: Tenant, public_port: int = 443) -> str:
     return f"https://{tenant.hosts[0]}" + ("" if public_port == 443 else f":{public_port}")
 
 
-def tenants_php(tenants: Iterable[Tenant], secret: str, fleet: Mapping[str, object], public_port: int = 443) -> str:
+def tenants_php(tenants: Iterable[Tenant], secret: str, fleet: Mapping[str, object], public_port: int = 443,
+                servers: Mapping[str, Mapping[str, object]] | None = None) -> str:
     """Return tenants.php: one constant array, which OPcache keeps in shared memory whatever its size.
 
-    It holds the tenants' database and Redis passwords: root and PHP alone may read it.
+    It holds the tenants' database and Redis passwords: root and PHP alone may read it. ``servers`` has ``host`` and ``port`` of
+    the database servers beyond the one in ``fleet``.
     """
     hosts: list[str] = []
     entries: list[str] = []
     for tenant in tenants:
+        if not tenant.serves:
+            continue
         hosts.extend(f"    {php(host)} => {php(tenant.name)}," for host in tenant.hosts)
         entry = {
             "wwwroot": wwwroot(tenant, public_port),
@@ -52,6 +56,15 @@ def tenants_php(tenants: Iterable[Tenant], secret: str, fleet: Mapping[str, obje
             "redis_user": tenant.redis_user(),
             "redis_password": _secrets.derive(secret, "redis", tenant.name, tenant.generation),
         }
+        if tenant.server != DEFAULT_SERVER:
+            if tenant.server not in (servers or {}):
+                known = ", ".join([DEFAULT_SERVER, *(servers or {})])
+                raise TenantError(
+                    f"moodle_tenants: tenant {tenant.name}: database: {tenant.server!r} is not allowed: the servers are {known};"
+                    " tenants_database_servers says where they are"
+                )
+            server = servers[tenant.server]
+            entry |= {"dbhost": str(server["host"]), "dbport": int(server.get("port") or 3306)}
         entries.append(f"    {php(tenant.name)} => {php(entry)},")
     lines = ["<?php", f"// {NOTE}", "return [", f"  'fleet' => {php(fleet)},", "  'hosts' => ["]
     lines += [*hosts, "  ],", "  'tenants' => [", *entries, "  ],", "];", ""]
@@ -61,5 +74,5 @@ def tenants_php(tenants: Iterable[Tenant], secret: str, fleet: Mapping[str, obje
 def tenants_map(tenants: Iterable[Tenant]) -> str:
     """Return the lines of nginx's map from host name to tenant."""
     lines = [f"# {NOTE}"]
-    lines += [f"{host} {tenant.name};" for tenant in tenants for host in tenant.hosts]
+    lines += [f"{host} {tenant.name};" for tenant in tenants if tenant.serves for host in tenant.hosts]
     return "\n".join(lines) + "\n"

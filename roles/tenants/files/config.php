@@ -8,7 +8,8 @@ global $CFG;
 $CFG = new stdClass();
 
 (static function (stdClass $cfg, string $root): void {
-    $map = require __DIR__ . '/tenants.php';
+    // A template of new sites is installed with a map of its own.
+    $map = require (PHP_SAPI === 'cli' ? getenv('MOODLE_FLEET_TENANTS') : false) ?: __DIR__ . '/tenants.php';
     $fleet = $map['fleet'];
     $release = basename($root);
 
@@ -28,11 +29,22 @@ $CFG = new stdClass();
             header('Content-Type: text/plain');
             exit("Not found\n");
         }
-        if ($map['tenants'][$name]['state'] !== 'active') {
+        // No code of the tenant runs, nothing of it is read.
+        if ($map['tenants'][$name]['state'] === 'suspended') {
             http_response_code(503);
             header('Retry-After: 3600');
-            header('Content-Type: text/plain');
-            exit("This site is suspended.\n");
+            header('Cache-Control: no-store');
+            header('Content-Type: text/html; charset=utf-8');
+            readfile($fleet['library'] . '/suspended.html');
+            exit;
+        }
+        // The site's other names lead to its address. A form that was sent to one of them is sent there again.
+        $wwwroot = $map['tenants'][$name]['wwwroot'];
+        if ($host !== parse_url($wwwroot, PHP_URL_HOST)) {
+            $get = in_array($_SERVER['REQUEST_METHOD'] ?? 'GET', ['GET', 'HEAD'], true);
+            header('Location: ' . $wwwroot . '/' . ltrim($_SERVER['REQUEST_URI'] ?? '/', '/'), true, $get ? 301 : 308);
+            header('Cache-Control: max-age=3600');
+            exit;
         }
     }
     $tenant = $map['tenants'][$name];
@@ -41,14 +53,14 @@ $CFG = new stdClass();
 
     $cfg->dbtype = $fleet['dbtype'];
     $cfg->dblibrary = 'native';
-    $cfg->dbhost = $fleet['dbhost'];
+    $cfg->dbhost = $tenant['dbhost'] ?? $fleet['dbhost'];
     $cfg->dbname = $tenant['database'];
     $cfg->dbuser = $tenant['database_user'];
     $cfg->dbpass = $tenant['database_password'];
     $cfg->prefix = 'mdl_';
     $cfg->dboptions = [
         'dbpersist' => false,
-        'dbport' => $fleet['dbport'],
+        'dbport' => $tenant['dbport'] ?? $fleet['dbport'],
         'dbsocket' => false,
         'dbcollation' => 'utf8mb4_unicode_ci',
     ];
@@ -59,6 +71,7 @@ $CFG = new stdClass();
     // TLS ends at the balancer, which forwards Host: so no "reverseproxy". Its word about the
     // visitor's address counts, and the port visitors see is the one in wwwroot.
     $cfg->sslproxy = true;
+    $cfg->reverseproxy = false;
     $cfg->getremoteaddrconf = 1;
     $cfg->reverseproxyignore = implode(',', $fleet['balancer_networks']);
     if (PHP_SAPI !== 'cli') {

@@ -1,0 +1,184 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A tenant's folders and its Moodle, on a node that has the release: Moodle's own scripts are run as PHP's user."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+FOLDERS = ("data", "cache", "temp", "backup")
+FOLDER_MODE = 0o750
+# Where Moodle says to every node that the command line closed the site.
+CLOSED = "data/climaintenance.html"
+CLOSED_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Maintenance</title></head>
+<body><h1>Maintenance</h1><p>This site is being worked on and will be back soon.</p></body></html>
+"""
+# What Moodle makes again by itself, in its data folder.
+PASSING = ("cache", "climaintenance.html", "localcache", "lock", "muc", "sessions", "temp")
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+class SiteError(Exception):
+    """One of Moodle's scripts failed; the text says which and why, and holds no password."""
+
+
+@dataclass
+class Places:
+    """Where things are on this node."""
+
+    code: str
+    shared_root: str
+    owner: str
+    cli: str
+    php: list[str]
+
+    @property
+    def release(self) -> str:
+        """Name of the release."""
+        return os.path.basename(os.path.realpath(self.code))
+
+    def folder(self, tenant: str) -> str:
+        """A tenant's folder on the shared file system."""
+        return os.path.join(self.shared_root, tenant)
+
+    def account(self) -> tuple[int, int]:
+        """User and group number of PHP's user; -1 where it does not exist yet."""
+        try:
+            owner = pwd.getpwnam(self.owner)
+        except KeyError:
+            return -1, -1
+        return owner.pw_uid, owner.pw_gid
+
+
+class Sites:
+    """The tenants' folders and sites, as seen from this node."""
+
+    def __init__(self, places: Places, run: Run, map_file: str = "") -> None:
+        self.places = places
+        self.run = run
+        self.map_file = map_file
+
+    def wrong_folders(self, tenant: str) -> list[str]:
+        """Return the tenant's folders that are missing or not tight enough."""
+        wanted = (*self.places.account(), FOLDER_MODE)
+        base = self.places.folder(tenant)
+        needed = []
+        for path in [base, *(os.path.join(base, name) for name in FOLDERS)]:
+            try:
+                stat = os.lstat(path)
+                present = (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777)
+            except FileNotFoundError:
+                present = None
+            if present != wanted:
+                needed.append(path)
+        return needed
+
+    def make_folder(self, path: str) -> None:
+        """Make a folder of PHP's user, or make it tight again."""
+        uid, gid = self.places.account()
+        if uid < 0:
+            raise SiteError(f"there is no user {self.places.owner} on this node")
+        os.makedirs(path, mode=FOLDER_MODE, exist_ok=True)
+        # Moodle's user may write in here: never follow a link it has put in the place of a folder.
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            os.fchown(handle, uid, gid)
+            os.fchmod(handle, FOLDER_MODE)
+        finally:
+            os.close(handle)
+
+    def remove_folders(self, tenant: str) -> None:
+        """Remove all of a tenant's files. Links are removed, not followed."""
+        base = self.places.folder(tenant)
+        if os.path.lexists(base):
+            shutil.rmtree(base)
+
+    def closed(self, tenant: str) -> bool:
+        """Whether Moodle's own maintenance is on."""
+        return os.path.lexists(os.path.join(self.places.folder(tenant), CLOSED))
+
+    def script(self, tenant: str, script: str, *arguments: str, hide: Iterable[str] = ()) -> str:
+        """Run one of Moodle's scripts and return what it printed; its arguments go through standard input."""
+        return self._php(tenant, self.places.cli, {"script": script, "args": arguments}, script, hide)
+
+    def close(self, tenant: str) -> None:
+        """Switch Moodle's maintenance on: every node answers 503 from now on, and cron rests.
+
+        By the file that Moodle's own script writes, which works with a database that cannot be reached as well.
+        """
+        uid, gid = self.places.account()
+        folder = self._data(tenant)
+        try:
+            page = CLOSED_PAGE.encode()
+            with contextlib.suppress(OSError):
+                with open(os.open("climaintenance.template.html", os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder), "rb") as own:
+                    page = own.read(1 << 20)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(".climaintenance.new", dir_fd=folder)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            with open(os.open(".climaintenance.new", flags, 0o640, dir_fd=folder), "wb") as stream:
+                stream.write(page)
+                os.fchown(stream.fileno(), uid, gid)
+            os.rename(".climaintenance.new", "climaintenance.html", src_dir_fd=folder, dst_dir_fd=folder)
+        finally:
+            os.close(folder)
+
+    def open(self, tenant: str) -> None:
+        """Switch Moodle's maintenance off."""
+        folder = self._data(tenant)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink("climaintenance.html", dir_fd=folder)
+        finally:
+            os.close(folder)
+
+    def _data(self, tenant: str) -> int:
+        """Open a tenant's data folder. PHP's user may write around there: links are not followed."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+        base = os.open(self.places.folder(tenant), flags)
+        try:
+            return os.open("data", flags, dir_fd=base)
+        finally:
+            os.close(base)
+
+    def replace_address(self, tenant: str, old: str, new: str) -> None:
+        """Replace an address in all content of a site, by Moodle's own tool."""
+        self.script(
+            tenant, "admin/tool/replace/cli/replace.php", f"--search={_bare(old)}", f"--replace={_bare(new)}", "--shorten",
+            "--non-interactive",
+        )
+
+    def change(self, tenant: str, *, own: Mapping[str, object] | None = None, settings: Mapping[str, str | None] | None = None,
+               hide: Iterable[str] = ()) -> None:
+        """Make a copied site its own, and set settings: both in one process, by Moodle's own functions."""
+        call = {"own": own, "settings": dict(settings or {})}
+        self._php(tenant, os.path.join(os.path.dirname(self.places.cli), "site.php"), call, "site.php", hide)
+
+    def _php(self, tenant: str, file: str, call: Mapping[str, object], what: str, hide: Iterable[str]) -> str:
+        environment = {"MOODLE_TENANT": tenant}
+        if self.map_file:
+            environment["MOODLE_FLEET_TENANTS"] = self.map_file
+        code, out, err = self.run(
+            ["runuser", "-u", self.places.owner, "--", *self.places.php, file],
+            data=json.dumps({"root": os.path.realpath(self.places.code), **call}),
+            environ_update=environment, cwd="/",
+        )
+        if code:
+            text = " ".join((err.strip() or out.strip())[-600:].split())
+            for word in hide:
+                text = text.replace(word, "********")
+            raise SiteError(f"{what} ended with {code}: {text}")
+        return out
+
+
+def _bare(address: str) -> str:
+    """https://a.example → //a.example, as it stands in links of either scheme."""
+    return "//" + address.split("//", 1)[-1]
