@@ -6,7 +6,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Options of M(elearning.moodle_fleet.tenants) and M(elearning.moodle_fleet.tenants_info)."""
+    """Options of the modules about tenants: what tenants there are, where their sites are, where backups are."""
 
     DOCUMENTATION = r"""
 options:
@@ -49,4 +49,92 @@ options:
     default: {}
 requirements:
   - PyMySQL
+"""
+
+    SITE = r"""
+options:
+  secret:
+    description: The fleet's secret, at least 32 characters, from which all passwords are derived.
+    type: str
+    required: true
+  cache:
+    description: The Redis server, or the two of them, for sessions and for Moodle's caches. Users are made on both.
+    type: dict
+    required: true
+    suboptions:
+      host:
+        description: Its host name or address.
+        type: str
+        required: true
+      port:
+        description: Its port.
+        type: int
+        default: 6379
+      muc_host:
+        description: Host name or address of the server for Moodle's caches; O(cache.host) without it.
+        type: str
+      muc_port:
+        description: Port of the server for Moodle's caches; O(cache.port) without it.
+        type: int
+      user:
+        description: A user that may make users.
+        type: str
+        default: default
+      password:
+        description: Its password.
+        type: str
+        default: ''
+  code:
+    description: Folder of the release, or the link to it, that installs the sites.
+    type: path
+    default: /srv/moodle/current
+  shared_root:
+    description: Where the shared file system is mounted.
+    type: path
+    default: /srv/moodledata
+  owner:
+    description: The user that PHP runs as; it owns the tenants' folders.
+    type: str
+    default: www-data
+  cli:
+    description: The script that runs Moodle's scripts, as installed by the role P(elearning.moodle_fleet.tenants#role).
+    type: path
+    default: /usr/lib/moodle-fleet/cli.php
+  php:
+    description:
+      - PHP's command line program and its options. The default compiles Moodle's code to a folder of its own, which
+        halves the time an installation takes.
+    type: list
+    elements: str
+    default:
+      - php
+      - -d
+      - max_input_vars=5000
+      - -d
+      - opcache.enable_cli=1
+      - -d
+      - opcache.file_cache=/var/cache/moodle-fleet/opcache-cli
+      - -d
+      - opcache.file_cache_only=1
+  public_port:
+    description: The port visitors use; it is part of each site's address unless it is V(443).
+    type: int
+    default: 443
+"""
+
+    BACKUP = r"""
+options:
+  store:
+    description:
+      - Where backups are, a folder or what restic knows, such as V(s3:https://s3.example.org/bucket/folder). Each tenant has a
+        repository of its own there.
+    type: str
+    default: ''
+  environment:
+    description: Environment variables that the store needs, such as V(AWS_ACCESS_KEY_ID).
+    type: dict
+    default: {}
+requirements:
+  - restic 0.14
+  - the programs C(mariadb) and C(mariadb-dump)
 """

@@ -12,6 +12,7 @@ version_added: "1.0.0"
 description:
   - Checks the list of tenants and returns the content of the two generated files of a node.
   - The fingerprint is a checksum of both. A node answers it in its health check.
+  - What would open one tenant to another, such as a file lock on the shared file system, is refused.
   - A mistake in the list becomes one message that names tenant, key, value and remedy.
 positional: secret, fleet
 options:
@@ -64,7 +65,7 @@ _value:
 import hashlib
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import definition, render
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import definition, isolation, render
 
 
 def tenants_files(raw: object, secret: str, fleet: dict, public_port: int = 443, servers: dict | None = None) -> dict[str, str]:
@@ -73,6 +74,8 @@ def tenants_files(raw: object, secret: str, fleet: dict, public_port: int = 443,
         tenants = definition.load(raw)
         php = render.tenants_php(tenants, str(secret), fleet, int(public_port), servers)
         hosts = render.tenants_map(tenants)
+        # Nothing is written that would open one tenant to another.
+        isolation.refuse(render.tenants_data(tenants, str(secret), fleet, int(public_port), servers))
     except ValueError as exc:
         raise AnsibleFilterError(str(exc)) from exc
     fingerprint = hashlib.sha256((php + hosts).encode()).hexdigest()[:16]

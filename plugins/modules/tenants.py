@@ -27,70 +27,9 @@ description:
     logged as it goes on; C(journalctl --follow --grep=moodle_fleet.tenants) shows it.
 extends_documentation_fragment:
   - elearning.moodle_fleet.tenants
+  - elearning.moodle_fleet.tenants.site
+  - elearning.moodle_fleet.tenants.backup
 options:
-  secret:
-    description: The fleet's secret, at least 32 characters, from which all passwords are derived.
-    type: str
-    required: true
-  cache:
-    description: The Redis server, or the two of them, for sessions and for Moodle's caches. Users are made on both.
-    type: dict
-    required: true
-    suboptions:
-      host:
-        description: Its host name or address.
-        type: str
-        required: true
-      port:
-        description: Its port.
-        type: int
-        default: 6379
-      muc_host:
-        description: Host name or address of the server for Moodle's caches; O(cache.host) without it.
-        type: str
-      muc_port:
-        description: Port of the server for Moodle's caches; O(cache.port) without it.
-        type: int
-      user:
-        description: A user that may make users.
-        type: str
-        default: default
-      password:
-        description: Its password.
-        type: str
-        default: ''
-  code:
-    description: Folder of the release, or the link to it, that installs the sites.
-    type: path
-    default: /srv/moodle/current
-  shared_root:
-    description: Where the shared file system is mounted.
-    type: path
-    default: /srv/moodledata
-  owner:
-    description: The user that PHP runs as; it owns the tenants' folders.
-    type: str
-    default: www-data
-  cli:
-    description: The script that runs Moodle's scripts, as installed by the role P(elearning.moodle_fleet.tenants#role).
-    type: path
-    default: /usr/lib/moodle-fleet/cli.php
-  php:
-    description:
-      - PHP's command line program and its options. The default compiles Moodle's code to a folder of its own, which
-        halves the time an installation takes.
-    type: list
-    elements: str
-    default:
-      - php
-      - -d
-      - max_input_vars=5000
-      - -d
-      - opcache.enable_cli=1
-      - -d
-      - opcache.file_cache=/var/cache/moodle-fleet/opcache-cli
-      - -d
-      - opcache.file_cache_only=1
   prune:
     description: Remove the users of other generations.
     type: bool
@@ -107,23 +46,11 @@ options:
     description: Folder of the templates, for root alone. One that is missing or incomplete is made again.
     type: path
     default: /var/lib/moodle-fleet/templates
-  public_port:
-    description: The port visitors use; it is part of each site's address unless it is V(443).
-    type: int
-    default: 443
   remove:
     description: Names of tenants with C(state=absent) that are removed even without a backup of today.
     type: list
     elements: str
     default: []
-  backup:
-    description: Where backups are, as for M(elearning.moodle_fleet.tenants_backup). Needed to remove tenants.
-    type: str
-    default: ''
-  backup_environment:
-    description: Environment variables that the store of the backups needs, such as V(AWS_ACCESS_KEY_ID).
-    type: dict
-    default: {}
   backup_max_age:
     description: Hours that the newest backup of a tenant may be old for it to be removed.
     type: int
@@ -200,34 +127,17 @@ queries:
   type: int
 """
 
-import functools
 import os
 import shutil
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils import _secrets
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import (
-    apply,
-    backup,
-    database,
-    definition,
-    dumps,
-    resp,
-    site,
-    template,
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import apply, backup, database, definition, resp, template
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.arguments import (
+    BACKUP,
+    TENANTS,
+    make_applier,
+    make_store,
 )
-
-SERVER = {
-    "host": {"type": "str", "required": True},
-    "port": {"type": "int", "default": 3306},
-    "user": {"type": "str", "required": True},
-    "password": {"type": "str", "required": True, "no_log": True},
-    "user_host": {"type": "str", "default": "%"},
-}
-PHP = [
-    "php", "-d", "max_input_vars=5000", "-d", "opcache.enable_cli=1", "-d",
-    "opcache.file_cache=/var/cache/moodle-fleet/opcache-cli", "-d", "opcache.file_cache_only=1",
-]
 
 
 def prepare_file_cache(module: AnsibleModule) -> None:
@@ -247,54 +157,33 @@ def all_missing(tenants: list[definition.Tenant]) -> list[apply.Work]:
     ]
 
 
-def database_servers(params: dict) -> dict[str, apply.DatabaseServer]:
-    """Return the database servers by name."""
-    listed = {definition.DEFAULT_SERVER: params["database"], **params["servers"]}
-    servers = {}
-    for name, one in listed.items():
-        for key in ("host", "user", "password"):
-            if not one.get(key):
-                raise ValueError(f"servers.{name}.{key} is missing: give each server host, user and password")
-        account = dumps.Account(str(one["host"]), int(one.get("port") or 3306), str(one["user"]), str(one["password"]))
-        servers[name] = apply.DatabaseServer(account, str(one.get("user_host") or params["database"]["user_host"]))
-    return servers
-
-
-def redis_places(cache: dict) -> list[functools.partial]:
-    """Return what connects to each Redis."""
-    sessions = (cache["host"], cache["port"])
-    places = dict.fromkeys([sessions, (cache["muc_host"] or sessions[0], cache["muc_port"] or sessions[1])])
-    return [functools.partial(resp.Connection, *place, cache["user"], cache["password"]) for place in places]
-
-
-def make_applier(module: AnsibleModule) -> apply.Applier:
+def full_applier(module: AnsibleModule) -> apply.Applier:
     """Put together what does the work."""
     params = module.params
-    servers, redis = database_servers(params), redis_places(params["cache"])
-    places = site.Places(params["code"], params["shared_root"], params["owner"], params["cli"], params["php"])
-    sites = site.Sites(places, module.run_command)
-    home = servers[definition.DEFAULT_SERVER]
-    templates = template.Templates(
-        params["templates"], sites, home.account, home.connect, home.user_host, redis, module.log
-    ) if params["clone"] else None
+    applier = make_applier(module)
+    if params["clone"]:
+        home = applier.servers[definition.DEFAULT_SERVER]
+        applier.templates = template.Templates(
+            params["templates"], applier.sites, home.account, home.connect, home.user_host, applier.redis, module.log
+        )
 
     def may_remove(tenant: definition.Tenant) -> str:
         if tenant.name in params["remove"]:
             return ""
-        store = backup.Store(params["backup"], params["secret"], module.run_command, params["backup_environment"])
-        return backup.why_not_removed(store, tenant.name, params["backup_max_age"])
+        try:
+            return backup.why_not_removed(make_store(module), tenant.name, params["backup_max_age"])
+        except backup.BackupError as exc:
+            return f"it is not removed: {exc}"
 
-    return apply.Applier(
-        servers, redis, sites, params["secret"], public_port=params["public_port"], templates=templates, may_remove=may_remove,
-        report=module.log,
-    )
+    applier.may_remove = may_remove
+    return applier
 
 
 def run(module: AnsibleModule) -> dict:
     """Observe, plan and act."""
     params = module.params
     tenants = definition.load(params["tenants"])
-    applier = make_applier(module)
+    applier = full_applier(module)
     make_book = False
     try:
         if params["finish"]:
@@ -324,44 +213,20 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
-            "tenants": {"type": "list", "elements": "dict", "required": True},
-            "secret": {"type": "str", "required": True, "no_log": True},
-            "database": {"type": "dict", "required": True, "options": SERVER},
-            "cache": {
-                "type": "dict",
-                "required": True,
-                "options": {
-                    "host": {"type": "str", "required": True},
-                    "port": {"type": "int", "default": 6379},
-                    "muc_host": {"type": "str"},
-                    "muc_port": {"type": "int"},
-                    "user": {"type": "str", "default": "default"},
-                    "password": {"type": "str", "default": "", "no_log": True},
-                },
-            },
-            "code": {"type": "path", "default": "/srv/moodle/current"},
-            "shared_root": {"type": "path", "default": "/srv/moodledata"},
-            "owner": {"type": "str", "default": "www-data"},
-            "cli": {"type": "path", "default": "/usr/lib/moodle-fleet/cli.php"},
-            "php": {"type": "list", "elements": "str", "default": PHP},
+            **TENANTS, **BACKUP,
             "prune": {"type": "bool", "default": False},
             "parallel": {"type": "int", "default": 2},
-            "servers": {"type": "dict", "default": {}, "no_log": False},
             "clone": {"type": "bool", "default": True},
             "templates": {"type": "path", "default": "/var/lib/moodle-fleet/templates"},
-            "public_port": {"type": "int", "default": 443},
             "remove": {"type": "list", "elements": "str", "default": []},
-            "backup": {"type": "str", "default": ""},
-            "backup_environment": {"type": "dict", "default": {}, "no_log": True},
             "backup_max_age": {"type": "int", "default": 24},
             "finish": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     try:
-        _secrets.derive(module.params["secret"], "check", "secret")
         result = run(module)
-    except (database.DatabaseError, resp.RedisError, backup.BackupError, ValueError) as exc:
+    except (database.DatabaseError, resp.RedisError, ValueError) as exc:
         module.fail_json(msg=str(exc))
     if result["failed_tenants"]:
         errors = "; ".join(f"{item['name']}: {item['error']}" for item in result["tenants"] if item["error"])

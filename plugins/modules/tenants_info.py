@@ -67,24 +67,33 @@ tenants:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import database, definition
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.arguments import LIST, database_servers
 
 
 def run(params: dict) -> list[dict]:
     """Return what there is of each tenant."""
     tenants = definition.load(params["tenants"])
-    options = params["database"]
-    server = database.Server(options["host"], options["port"], options["user"], options["password"])
+    servers = database_servers(params)
+    connections = {definition.DEFAULT_SERVER: servers[definition.DEFAULT_SERVER].connect()}
+    values: dict[str, dict[str, str]] = {}
+    installed = set()
     try:
-        observed = server.observe()
-        installed = {
-            tenant.name
-            for tenant in tenants
-            if observed.book.get(tenant.name, ("",))[0] == "installed" and tenant.database in observed.databases
-        }
-        asked = {tenant.database: {"version": "", "release": ""} for tenant in tenants if tenant.name in installed}
-        values = server.settings(asked)
+        observed = {definition.DEFAULT_SERVER: connections[definition.DEFAULT_SERVER].observe()}
+        book = observed[definition.DEFAULT_SERVER].book
+        homes = {tenant.name: book[tenant.name].server for tenant in tenants if tenant.name in book and book[tenant.name].server in servers}
+        for name in set(homes.values()) - set(connections):
+            connections[name] = servers[name].connect()
+            observed[name] = connections[name].observe()
+        for name, server in connections.items():
+            mine = [
+                tenant for tenant in tenants
+                if homes.get(tenant.name) == name and book[tenant.name].state == "installed" and tenant.database in observed[name].databases
+            ]
+            installed |= {tenant.name for tenant in mine}
+            values |= server.settings({tenant.database: {"version": None, "release": None} for tenant in mine})
     finally:
-        server.close()
+        for server in connections.values():
+            server.close()
     return [
         {
             "name": tenant.name,
@@ -101,20 +110,7 @@ def run(params: dict) -> list[dict]:
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
-        argument_spec={
-            "tenants": {"type": "list", "elements": "dict", "required": True},
-            "database": {
-                "type": "dict",
-                "required": True,
-                "options": {
-                    "host": {"type": "str", "required": True},
-                    "port": {"type": "int", "default": 3306},
-                    "user": {"type": "str", "required": True},
-                    "password": {"type": "str", "required": True, "no_log": True},
-                    "user_host": {"type": "str", "default": "%"},
-                },
-            },
-        },
+        argument_spec=LIST,
         supports_check_mode=True,
     )
     try:

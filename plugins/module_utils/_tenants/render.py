@@ -41,13 +41,24 @@ def tenants_php(tenants: Iterable[Tenant], secret: str, fleet: Mapping[str, obje
     It holds the tenants' database and Redis passwords: root and PHP alone may read it. ``servers`` has ``host`` and ``port`` of
     the database servers beyond the one in ``fleet``.
     """
-    hosts: list[str] = []
-    entries: list[str] = []
+    data = tenants_data(tenants, secret, fleet, public_port, servers)
+    # A line each: a difference shows which tenant it is about.
+    lines = ["<?php", f"// {NOTE}", "return [", f"  'fleet' => {php(data['fleet'])},"]
+    for key in ("hosts", "tenants"):
+        lines += [f"  '{key}' => [", *(f"    {php(name)} => {php(value)}," for name, value in data[key].items()), "  ],"]
+    return "\n".join([*lines, "];", ""])
+
+
+def tenants_data(tenants: Iterable[Tenant], secret: str, fleet: Mapping[str, object], public_port: int = 443,
+                 servers: Mapping[str, Mapping[str, object]] | None = None) -> dict[str, dict]:
+    """Return the content of tenants.php as data."""
+    hosts: dict[str, str] = {}
+    entries: dict[str, dict[str, object]] = {}
     for tenant in tenants:
         if not tenant.serves:
             continue
-        hosts.extend(f"    {php(host)} => {php(tenant.name)}," for host in tenant.hosts)
-        entry = {
+        hosts |= dict.fromkeys(tenant.hosts, tenant.name)
+        entry: dict[str, object] = {
             "wwwroot": wwwroot(tenant, public_port),
             "state": tenant.state,
             "database": tenant.database,
@@ -65,10 +76,8 @@ def tenants_php(tenants: Iterable[Tenant], secret: str, fleet: Mapping[str, obje
                 )
             server = servers[tenant.server]
             entry |= {"dbhost": str(server["host"]), "dbport": int(server.get("port") or 3306)}
-        entries.append(f"    {php(tenant.name)} => {php(entry)},")
-    lines = ["<?php", f"// {NOTE}", "return [", f"  'fleet' => {php(fleet)},", "  'hosts' => ["]
-    lines += [*hosts, "  ],", "  'tenants' => [", *entries, "  ],", "];", ""]
-    return "\n".join(lines)
+        entries[tenant.name] = entry
+    return {"fleet": dict(fleet), "hosts": hosts, "tenants": entries}
 
 
 def tenants_map(tenants: Iterable[Tenant]) -> str:

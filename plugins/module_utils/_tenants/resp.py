@@ -53,6 +53,14 @@ class Connection:
 
     def pipeline(self, commands: Sequence[Sequence[str]]) -> list:
         """Send many commands at once and return their answers; the first refusal is raised."""
+        answers = self.answers(commands)
+        for answer in answers:
+            if isinstance(answer, RedisError):
+                raise answer
+        return answers
+
+    def answers(self, commands: Sequence[Sequence[str]]) -> list:
+        """Send many commands at once and return their answers, refusals among them as errors."""
         packed = []
         for words in commands:
             packed.append(b"*%d\r\n" % len(words))
@@ -61,13 +69,9 @@ class Connection:
                 packed.append(b"$%d\r\n%s\r\n" % (len(raw), raw))
         try:
             self._socket.sendall(b"".join(packed))
-            answers = [self._read() for words in commands]
+            return [self._read() for words in commands]
         except OSError as exc:
             raise RedisError(f"Redis does not answer: {exc}") from exc
-        for answer in answers:
-            if isinstance(answer, RedisError):
-                raise answer
-        return answers
 
     def _read(self) -> object:
         line = self._stream.readline()

@@ -160,7 +160,15 @@ class Sites:
                hide: Iterable[str] = ()) -> None:
         """Make a copied site its own, and set settings: both in one process, by Moodle's own functions."""
         call = {"own": own, "settings": dict(settings or {})}
-        self._php(tenant, os.path.join(os.path.dirname(self.places.cli), "site.php"), call, "site.php", hide)
+        self._php(tenant, self.own("site.php"), call, "site.php", hide)
+
+    def own(self, file: str) -> str:
+        """Path of one of the fleet's own scripts."""
+        return os.path.join(os.path.dirname(self.places.cli), file)
+
+    def ask(self, tenant: str, file: str, call: Mapping[str, object]) -> str:
+        """Run one of the fleet's own scripts for a tenant and return what it printed."""
+        return self._php(tenant, self.own(file), call, file, ())
 
     def _php(self, tenant: str, file: str, call: Mapping[str, object], what: str, hide: Iterable[str]) -> str:
         environment = {"MOODLE_TENANT": tenant}

@@ -141,6 +141,14 @@ $CFG = new stdClass();
     $cfg->disableupdatenotifications = true;
     $cfg->preventexecpath = true;
     $cfg->uninstallclionly = true;
+    // PHP opens files of this tenant, of the code and of the system alone; nobody can lift that in a running request. The
+    // programs it may start are not held by it.
+    if ($fleet['confine'] ?? true) {
+        ini_set('open_basedir', implode(':', [
+            "$root/", "$shared/", "$local/", $fleet['local_root'] . "/component/$release/", $fleet['library'] . '/',
+            (ini_get('upload_tmp_dir') ?: sys_get_temp_dir()) . '/', '/usr/bin/', '/usr/share/', '/etc/ssl/certs/', '/dev/urandom',
+        ]));
+    }
     $cfg->upgradekey = hash('sha256', 'upgradekey:' . $tenant['database_password']);
 })($CFG, $moodlefleetroot);
 

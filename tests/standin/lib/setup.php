@@ -36,16 +36,14 @@ if (defined('ABORT_AFTER_CONFIG')) {
 }
 
 require_once __DIR__ . '/standin.php';
+require_once __DIR__ . '/moodlelib.php';
+global $DB;
+$DB = new standin_database();
+$CFG->config_php_settings = (array) $CFG;
 if (!CLI_SCRIPT) {
     set_exception_handler(static function (Throwable $problem): void {
         error_log('standin: ' . $problem->getMessage());
         http_response_code(500);
         echo "Error\n";
     });
-    // As Moodle: another of the site's names leads to its address.
-    $address = parse_url($CFG->wwwroot);
-    $host = preg_replace('/:[0-9]+\z/', '', $_SERVER['HTTP_HOST'] ?? '');
-    if ($host !== $address['host']) {
-        redirect($_SERVER['REQUEST_URI'] ?? '/');
-    }
 }

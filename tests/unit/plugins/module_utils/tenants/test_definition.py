@@ -39,6 +39,10 @@ def test_settings_become_moodles_text():
         ({"settings": {"a": [1]}}, "settings.a"),
         ({"generation": 0}, "generation"),
         ({"colour": "red"}, "colour"),
+        ({"name": "fleet"}, "name"),
+        ({"database": "DB 2"}, "database"),
+        ({"settings": {"reverseproxy": 1}}, "settings.reverseproxy"),
+        ({"settings": {"session_redis_prefix": ""}}, "settings.session_redis_prefix"),
     ],
 )
 def test_names_what_is_wrong(change, key):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import apply, database, definition, resp
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import apply, database, definition, dumps, resp, site
 
 TENANT = definition.load([{"name": "a_b", "hosts": ["a.example.org"], "title": "A", "admin": {"email": "a@b"}, "generation": 2}])[0]
 USER = ("moodle_a_b_g2", "%")
@@ -15,7 +15,7 @@ def observed(**changes):
         databases={"moodle_a_b": "utf8mb4_unicode_ci"},
         users={USER: database.checksum("pw")},
         grants={(*USER, "moodle\\_a\\_b")},
-        book={"a_b": ("installed", "r")},
+        book={"a_b": database.Entry("installed", "r")},
         has_book=True,
     )
     for name, value in changes.items():
@@ -72,35 +72,118 @@ class Server:
         return self.content
 
 
-def site(content, **changes):
-    applier = apply.Applier(None, None, None, "s" * 40, "%", None)
-    return applier._site(Server(content), observed(**changes), TENANT)
+def applier():
+    servers = {"default": apply.DatabaseServer(dumps.Account("db", 3306, "admin", "pw"))}
+    places = site.Places("/nowhere/release-1", "/nowhere/files", "nobody", "/nowhere/cli.php", ["php"])
+    return apply.Applier(servers, [], site.Sites(places, None), "s" * 40)
+
+
+def need(content, tenant=TENANT, **changes):
+    found = observed(**changes)
+    work = apply.Work(tenant, found.book.get("a_b", database.Entry()))
+    return applier()._site(Server(content), found, work)
 
 
 @pytest.mark.parametrize(
     ("content", "book", "needed"),
     [
         ("empty", {}, "install"),
-        ("empty", {"a_b": ("installing", "")}, "install"),
-        ("unfinished", {"a_b": ("installing", "")}, "again"),
-        ("finished", {"a_b": ("installing", "")}, "adopt"),
+        ("empty", {"a_b": database.Entry("installing")}, "install"),
+        ("unfinished", {"a_b": database.Entry("installing")}, "again"),
+        ("finished", {"a_b": database.Entry("installing")}, "adopt"),
+        ("empty", {"a_b": database.Entry("cloning")}, "install"),
+        ("finished", {"a_b": database.Entry("cloning")}, "again"),
         ("finished", {}, "adopt"),
     ],
 )
 def test_what_a_site_needs(content, book, needed):
-    assert site(content, book=book) == needed
+    assert need(content, book=book) == needed
 
 
 def test_a_database_we_did_not_begin_to_fill_is_never_dropped():
     with pytest.raises(database.DatabaseError, match="not from an installation"):
-        site("unfinished", book={})
+        need("unfinished", book={})
 
 
 def test_a_lost_database_is_not_replaced_by_an_empty_site():
     with pytest.raises(database.DatabaseError, match="is gone: restore it"):
-        site("empty", databases={})
+        need("empty", databases={})
 
 
 def test_actions_hold_no_password():
     work = apply.Work(TENANT, sql=[("CREATE USER %s@%s IDENTIFIED BY %s", (*USER, "s3cret"))], site="install")
     assert work.actions() == ["create user", "install the site"]
+
+
+@pytest.mark.parametrize("state", ["restoring", "removing"])
+def test_what_was_broken_off_is_repeated_and_not_built_upon(state):
+    with pytest.raises(database.DatabaseError, match="broken off: repeat"):
+        need("finished", book={"a_b": database.Entry(state)})
+
+
+def tenant(**changes):
+    raw = {"name": "a_b", "hosts": ["a.example.org"], "title": "A", "admin": {"email": "a@b"}, "generation": 2}
+    return definition.load([{**raw, **changes}])[0]
+
+
+def planned(wanted, entry, closed=False, **changes):
+    """The work for a tenant, from what the book says of it."""
+    one = applier()
+    one.sites.wrong_folders = lambda name: []
+    one.sites.closed = lambda name: closed
+    work = apply.Work(wanted, entry, entry.server)
+    found = observed(book={"a_b": entry}, users={USER: database.checksum(one.password("db", wanted))}, **changes)
+    one.servers["db2"] = one.servers["default"]
+    one._plan(work, Server("finished"), found, prune=False)
+    return work
+
+
+HERE = database.Entry("installed", "r", "default", "https://a.example.org")
+
+
+def test_a_site_as_it_should_be_needs_nothing():
+    assert planned(tenant(), HERE).actions() == []
+
+
+def test_a_new_first_host_replaces_the_address():
+    work = planned(tenant(hosts=["new.example.org", "a.example.org"]), HERE)
+    assert work.actions() == ["replace the address https://a.example.org by https://new.example.org"]
+
+
+def test_another_server_moves_the_database():
+    assert planned(tenant(database="db2"), HERE).actions() == ["move the database from default to db2"]
+
+
+@pytest.mark.parametrize(
+    ("state", "held", "closed", "actions"),
+    [
+        ("maintenance", "", False, ["maintenance on"]),
+        ("maintenance", "list", True, []),
+        ("active", "list", True, ["maintenance off"]),
+        # Somebody else closed it, perhaps an upgrade.
+        ("active", "", True, []),
+        # Nodes may not know of its new place yet.
+        ("active", "change", True, []),
+        ("suspended", "", False, []),
+    ],
+)
+def test_maintenance_follows_the_list_and_leaves_that_of_others_alone(state, held, closed, actions):
+    assert planned(tenant(state=state), HERE._replace(held=held), closed).actions() == actions
+
+
+def test_an_absent_tenant_is_refused_without_a_backup():
+    one = applier()
+    one.may_remove = lambda wanted: "no backup"
+    work = apply.Work(tenant(state="absent"), HERE)
+    one._plan(work, Server("finished"), observed(), prune=False)
+    assert (work.error, work.actions()) == ("no backup", [])
+    work = apply.Work(tenant(state="absent"), HERE._replace(state="removing"))
+    one._plan(work, Server("finished"), observed(), prune=False)
+    assert (work.error, work.actions()) == ("", ["remove the site with everything in it"])
+
+
+def test_an_absent_tenant_that_is_gone_needs_nothing():
+    one = applier()
+    work = apply.Work(tenant(state="absent"))
+    one._plan(work, Server("finished"), database.Observed(), prune=False)
+    assert (work.error, work.actions()) == ("", [])

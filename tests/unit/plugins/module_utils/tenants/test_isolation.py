@@ -1,0 +1,147 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""One seeded leak of each kind, and the finding it must give."""
+from __future__ import annotations
+
+import copy
+import os
+
+import pytest
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import definition, isolation, render, site, trial
+
+FLEET = {"dbhost": "db", "dbport": 3306, "balancer_networks": ["10.0.0.4", "10.1.0.0/24"], "lock_factory": "\\core\\lock\\mysql_lock_factory"}
+TENANTS = definition.load([
+    {"name": name, "hosts": [f"{name}.example.org"], "title": name, "admin": {"email": "a@b"}} for name in ("acme", "globex", "initech")
+])
+
+
+@pytest.fixture(name="data")
+def make_data():
+    return render.tenants_data(TENANTS, "s" * 40, FLEET)
+
+
+@pytest.fixture(name="configurations")
+def make_configurations():
+    return {
+        name: {
+            "wwwroot": f"https://{name}.example.org", "dbhost": "db", "dbname": f"moodle_{name}", "dbuser": f"moodle_{name}_g1",
+            "session_redis_prefix": f"t:{name}:s:", "cache_prefix": f"t:{name}:m:", "cache_localprefix": f"t:{name}:r:",
+            "session_handler_class": "moodle_fleet_session", "lock_factory": "\\core\\lock\\mysql_lock_factory",
+            "sslproxy": True, "reverseproxy": False, "getremoteaddrconf": 1, "preventexecpath": True, "disableupdateautodeploy": True,
+            "uninstallclionly": True,
+            **{key: f"/srv/{key}/{name}" for key in isolation.FOLDERS},
+        }
+        for name in ("acme", "globex", "initech")
+    }
+
+
+def test_a_map_as_we_write_it_has_no_finding(data):
+    assert isolation.of_map(data) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "kind"),
+    [
+        (("tenants", "globex", "wwwroot"), "https://acme.example.org", "host"),
+        (("tenants", "globex", "wwwroot"), "http://globex.example.org", "proxy"),
+        (("tenants", "globex", "database"), "moodle_acme", "database"),
+        (("tenants", "globex", "database"), "MOODLE_acme", "database"),
+        (("tenants", "globex", "database_user"), "moodle_acme_g1", "database"),
+        (("tenants", "globex", "redis_user"), "t:acme:g1", "redis"),
+        (("tenants", "globex", "redis_user"), "", "redis"),
+        (("tenants", "globex", "state"), "open", "state"),
+        (("hosts", "other.example.org"), "nobody", "host"),
+        (("fleet", "balancer_networks"), ["0.0.0.0/0"], "proxy"),
+        (("fleet", "balancer_networks"), ["::/0"], "proxy"),
+        (("fleet", "lock_factory"), "\\core\\lock\\file_lock_factory", "lock"),
+        (("fleet", "lock_factory"), "", "lock"),
+    ],
+)
+def test_a_leak_in_the_map_is_found_and_refused(data, path, value, kind):
+    place = data
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    assert {finding.kind for finding in isolation.of_map(data)} == {kind}
+    with pytest.raises(isolation.UnsafeError, match=kind):
+        isolation.refuse(data)
+
+
+def test_a_password_in_common_is_found_and_not_told(data):
+    data["tenants"]["globex"]["database_password"] = data["tenants"]["acme"]["database_password"]
+    (finding,) = isolation.of_map(data)
+    assert (finding.tenant, finding.other) == ("globex", "acme")
+    assert data["tenants"]["acme"]["database_password"] not in str(finding)
+
+
+def test_the_same_database_on_two_servers_is_none(data):
+    data["tenants"]["globex"] |= {"database": "moodle_acme", "dbhost": "db2"}
+    assert isolation.of_map(data) == []
+
+
+def test_configurations_as_we_make_them_have_no_finding(configurations):
+    assert isolation.of_configurations(configurations) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"reverseproxy": True}, "proxy"),
+        ({"sslproxy": False}, "proxy"),
+        ({"getremoteaddrconf": 0}, "proxy"),
+        ({"preventexecpath": False}, "flag"),
+        ({"lock_factory": None}, "lock"),
+        ({"lock_factory": "\\core\\lock\\file_lock_factory"}, "lock"),
+        ({"session_handler_class": "\\core\\session\\file"}, "session"),
+        ({"session_redis_prefix": "t:acme:s:"}, "session"),
+        ({"session_redis_prefix": ""}, "session"),
+        ({"session_redis_prefix": "t:acme:s:x"}, "session"),
+        ({"cache_prefix": "t:acme:m:"}, "cache"),
+        ({"cache_localprefix": "t:acme:r:"}, "cache"),
+        ({"dbname": "moodle_acme"}, "database"),
+        ({"dbuser": "moodle_acme_g1"}, "database"),
+        ({"dataroot": "/srv/dataroot/acme"}, "directory"),
+        ({"dataroot": "/srv/dataroot/acme/"}, "directory"),
+        ({"cachedir": "/srv/dataroot/acme/cache"}, "directory"),
+        ({"tempdir": ""}, "directory"),
+    ],
+)
+def test_a_leak_in_a_configuration_is_found(configurations, changes, kind):
+    configurations["globex"] |= changes
+    assert {finding.kind for finding in isolation.of_configurations(configurations)} == {kind}
+
+
+class World(trial.Trial):
+    """Trials of which PHP's part is played."""
+
+    def __init__(self, data, root, readable=()):
+        places = site.Places("/nowhere", str(root), "nobody", "/nowhere/cli.php", ["php"])
+        places.account = lambda: (os.getuid(), os.getgid())
+        super().__init__(copy.deepcopy(data), site.Sites(places, None), 1)
+        self.seen = {name: {"config": {}, "readable": list(readable) if name == "acme" else []} for name in self.tenants}
+        for name in self.tenants:
+            for part in ("", *site.FOLDERS):
+                path = root / name / part
+                path.mkdir(exist_ok=True)
+                path.chmod(0o750)
+
+
+def test_folders_as_we_make_them_have_no_finding(data, tmp_path):
+    assert list(World(data, tmp_path)._permissions()) == []
+
+
+def test_open_folders_and_links_that_lead_out_are_found(data, tmp_path):
+    world = World(data, tmp_path)
+    (tmp_path / "acme" / "data").chmod(0o755)
+    (tmp_path / "globex" / "cache").rmdir()
+    (tmp_path / "initech" / "data" / "filedir").symlink_to(tmp_path / "acme" / "data")
+    (tmp_path / "initech" / "data" / "inside").symlink_to(tmp_path / "initech" / "temp")
+    found = [(finding.kind, finding.tenant, finding.other) for finding in world._permissions()]
+    assert found == [("permissions", "acme", ""), ("permissions", "globex", ""), ("files", "initech", "acme")]
+
+
+def test_what_php_could_read_is_found(data, tmp_path):
+    world = World(data, tmp_path, [str(tmp_path / "globex" / "data"), str(tmp_path / "globex" / "temp"), trial.MAP])
+    found = [(finding.kind, finding.tenant, finding.other) for finding in world._files(world.seen)]
+    assert found == [("files", "acme", "globex"), ("files", "acme", "all")]
+    assert world.pairs == {"files": 6}
