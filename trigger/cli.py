@@ -28,6 +28,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check impo
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet, FleetFileError, load
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import LedgerError, Superseded
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
+from ansible_collections.elearning.moodle_fleet.trigger import tenants
 from ansible_collections.elearning.moodle_fleet.trigger.lock import Locked, single_flight
 
 OK, WRONG_FILE, BLIND, FAILED, BUSY = 0, 3, 4, 5, 6
@@ -98,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     stop.add_argument("--for", dest="duration", type=_duration, default=0.0, metavar="TIME",
                       help="for 90s, 30m, 12h or 2d; without it until 'resume'")
     add("resume", _resume, "end every pause")
+    tenants.arguments(add("tenants", _tenants, "check, back up and restore tenants"))
     return parser
 
 
@@ -236,6 +238,17 @@ def _resume(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
     else:
         print(f"{ended} pause{'s' if ended != 1 else ''} ended." if ended else "Nothing was paused.")
     return OK
+
+
+def _tenants(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
+    code, data, message = tenants.run(arguments, fleet)
+    if arguments.json:
+        _print_json(data)
+    else:
+        print("\n".join(tenants.lines(arguments.action, data)))
+    if message:
+        print(f"moodle-fleet: {message}", file=sys.stderr)
+    return code
 
 
 def _print_json(data: object) -> None:

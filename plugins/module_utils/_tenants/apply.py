@@ -335,8 +335,8 @@ class Applier:
         template.unpack(copy.files, data, sites.places.account())
         dumps.load(self.servers[work.home].account, tenant.database, copy.dump)
         own = {
-            "from_host": template.HOST, "to_host": self.wwwroot(tenant).split("//", 1)[1],
-            "paths": {f"/{template.NAME}": f"/{tenant.name}"},
+            "from": f"https://{template.HOST}", "to": self.wwwroot(tenant), "from_email": template.EMAIL,
+            "paths": {f"/{template.NAME}/": f"/{tenant.name}/"},
             "admin_user": tenant.admin_user, "admin_password": password, "admin_email": tenant.admin_email,
             "fullname": tenant.title, "shortname": tenant.shortname,
         }
@@ -362,12 +362,14 @@ class Applier:
         tenant = work.tenant
         target = self.servers[work.move]
         user = tenant.database_user()
-        # Nodes that still know the old server must not write there any more.
-        home.query("ALTER USER %s@%s ACCOUNT LOCK", (user, self.servers[work.home].user_host))
-        home.end_connections(user)
         scratch = os.path.join("/var/tmp", f"moodle-fleet-move-{tenant.name}-{os.getpid()}.sql")
         other = target.connect()
         try:
+            if home.identity() == other.identity():
+                raise SiteError(f"{work.home} and {work.move} are one server: nothing was moved")
+            # Nodes that still know the old server must not write there any more.
+            home.query("ALTER USER %s@%s ACCOUNT LOCK", (user, self.servers[work.home].user_host))
+            home.end_connections(user)
             other.recreate(tenant.database)
             dumps.dump(self.servers[work.home].account, tenant.database, scratch)
             dumps.load(target.account, tenant.database, scratch)
@@ -379,6 +381,8 @@ class Applier:
                 other.observe(), tenant, self.password("db", tenant), target.user_host, False
             ):
                 other.query(statement, values)
+            # It may have lived there before.
+            other.query("ALTER USER %s@%s ACCOUNT UNLOCK", (user, target.user_host))
             book.note(tenant.name, server=work.move)
         finally:
             if os.path.exists(scratch):

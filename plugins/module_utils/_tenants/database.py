@@ -161,6 +161,10 @@ class Server:
                 if "Unknown thread" not in str(exc):
                     raise
 
+    def identity(self) -> tuple:
+        """Return what tells one server from another, by whatever name it is reached."""
+        return self.query("SELECT @@hostname, @@port, @@datadir, @@server_id")[0]
+
     def checksums(self, name: str) -> dict[str, int | None]:
         """Return the checksum of each table's content."""
         tables = [table for (table,) in self.query(

@@ -120,8 +120,8 @@ def _make_it_fit(applier: Applier, request: Request, manifest: dict, pending: bo
     if request.origin != tenant.name:
         # Both sites may live from now on.
         sites.change(tenant.name, own={
-            "from_host": manifest["wwwroot"].split("//", 1)[1], "to_host": address.split("//", 1)[1],
-            "paths": {f"/{request.origin}/data": f"/{tenant.name}/data"},
+            "from": manifest["wwwroot"], "to": address,
+            "paths": {f"/{request.origin}/data/": f"/{tenant.name}/data/"},
         })
     if manifest["wwwroot"] != address:
         sites.replace_address(tenant.name, manifest["wwwroot"], address)

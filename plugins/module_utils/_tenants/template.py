@@ -28,6 +28,7 @@ FORMAT = 1
 # No tenant can have this name, nor this host or database.
 NAME = "-template"
 HOST = "template.moodle-fleet.invalid"
+EMAIL = f"admin@{HOST}"
 DATABASE = "moodle-fleet-template"
 USER = "moodle-fleet-template"
 # What is in there tells of the installation, partly with the values that a copy must not have.
@@ -96,7 +97,7 @@ class Templates:
                 password = secrets.token_urlsafe(24) + "aA1-"
                 sites.script(
                     NAME, "admin/cli/install_database.php", "--agree-license", f"--lang={lang}", "--adminuser=admin",
-                    f"--adminpass={password}", f"--adminemail=admin@{HOST}", "--fullname=Template", "--shortname=template",
+                    f"--adminpass={password}", f"--adminemail={EMAIL}", "--fullname=Template", "--shortname=template",
                     hide=[password],
                 )
                 dumps.dump(self.account, DATABASE, os.path.join(scratch, "dump.sql"), WITHOUT_ROWS)
@@ -173,7 +174,7 @@ def pack(folder: str, target: str) -> None:
     """Archive a data folder, without what Moodle makes again by itself."""
     left_out = [f"--exclude=./{name}" for name in PASSING]
     words = ["tar", "--create", "--file", target, "--directory", folder, "--numeric-owner", "--sort=name", *left_out, "."]
-    _tar(words)
+    _tar(words, umask=0o077)
 
 
 def unpack(archive: str, folder: str, owner: tuple[int, int]) -> None:

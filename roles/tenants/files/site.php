@@ -44,14 +44,18 @@ require $moodlefleetcall['root'] . '/config.php';
 /**
  * Make anew what a site must not share with the site it was copied from.
  *
- * $own: from_host, to_host, paths (old => new, in settings); and for a site that nobody has used yet also admin_user,
- * admin_password, admin_email, fullname, shortname.
+ * $own: from and to, the sites' addresses; paths (old => new, in settings); and for a site that nobody has used yet also
+ * admin_user, admin_password, admin_email, fullname, shortname.
  */
 function moodle_fleet_own(array $own): void {
     global $CFG, $DB;
 
-    // Addresses and paths in settings. Those in content are for Moodle's own tool.
-    $replacements = [$own['from_host'] => $own['to_host']] + ($own['paths'] ?? []);
+    // Addresses and paths outside of content, which is for Moodle's own tool. The longest that fits is taken.
+    $host = parse_url($own['to'], PHP_URL_HOST);
+    $replacements = ["$own[from]" => $own['to'], parse_url($own['from'], PHP_URL_HOST) => $host] + $own['paths'];
+    if (isset($own['admin_email'])) {
+        $replacements[$own['from_email']] = $own['admin_email'];
+    }
     foreach (['config', 'config_plugins'] as $table) {
         foreach ($DB->get_records($table) as $row) {
             $value = strtr((string) $row->value, $replacements);
@@ -60,9 +64,14 @@ function moodle_fleet_own(array $own): void {
             }
         }
     }
+    foreach (['adminpresets' => 'site', 'mnet_host' => 'wwwroot'] as $table => $column) {
+        if ($DB->get_manager()->table_exists($table)) {
+            $DB->set_field($table, $column, $own['to'], [$column => $own['from']]);
+        }
+    }
 
     // Identity and salts.
-    set_config('siteidentifier', random_string(32) . $own['to_host']);
+    set_config('siteidentifier', random_string(32) . $host);
     set_config('badges_badgesalt', 'badges' . random_string(40));
     set_config('calendar_exportsalt', random_string(60));
 
@@ -102,7 +111,7 @@ function moodle_fleet_own(array $own): void {
     $site = $DB->get_record('course', ['format' => 'site'], '*', MUST_EXIST);
     $DB->update_record('course', ['id' => $site->id, 'fullname' => $own['fullname'], 'shortname' => $own['shortname'],
         'timemodified' => $now]);
-    $DB->update_record('user', ['id' => $own['admin_id'] ?? $CFG->siteadmins ?? 2, 'username' => $own['admin_user'],
+    $DB->update_record('user', ['id' => (int) ($CFG->siteadmins ?? 2), 'username' => $own['admin_user'],
         'email' => $own['admin_email'], 'password' => hash_internal_user_password($own['admin_password'])]);
     $DB->set_field('user', 'password', hash_internal_user_password('guest'), ['username' => 'guest']);
     set_config('supportemail', $own['admin_email']);

@@ -1,0 +1,84 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""``moodle-fleet tenants``: runs one of the playbooks about tenants, and shows what became of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet
+
+ACTIONS = {
+    "apply": ("tenants", "bring all tenants into the wanted state"),
+    "check": ("tenants_check", "try whether each tenant is kept from every other"),
+    "backup": ("backup", "back up all tenants, or those that are named"),
+    "drill": ("backup", "prove that the newest backups could be restored"),
+    "restore": ("restore", "restore a tenant from a backup"),
+}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument("action", choices=ACTIONS, help="; ".join(f"{name}: {text}" for name, (_playbook, text) in ACTIONS.items()))
+    parser.add_argument("names", nargs="*", metavar="TENANT", help="backup, drill: which, all by default; restore: the one")
+    parser.add_argument("--from", dest="origin", default="", metavar="TENANT", help="restore: the tenant whose backup it is")
+    parser.add_argument("--snapshot", default="latest", metavar="ID", help="restore: which (the newest)")
+    parser.add_argument("--overwrite", action="store_true", help="restore: replace a site that is there")
+    parser.add_argument("--timeout", type=float, default=24 * 3600, metavar="S", help="seconds a run may take (86400)")
+
+
+def variables(given: argparse.Namespace) -> dict[str, Any] | str:
+    """The playbook's variables, or a text that says what is wrong."""
+    if given.action in ("apply", "check"):
+        return {} if not given.names else f"'{given.action}' is for all tenants; leave out {given.names[0]!r}"
+    if given.action == "restore":
+        if len(given.names) != 1:
+            return "name the one tenant to restore"
+        more = {"restore_from": given.origin} if given.origin else {}
+        return {"restore_tenant": given.names[0], "restore_snapshot": given.snapshot, "restore_overwrite": given.overwrite, **more}
+    return {"backup_only": given.names, "backup_drill": given.action == "drill"}
+
+
+def run(given: argparse.Namespace, fleet: Fleet) -> tuple[int, dict[str, Any], str]:
+    """Run it; returns an exit code, the report, and what went wrong."""
+    from ansible_collections.elearning.moodle_fleet.trigger import runner
+
+    values = variables(given)
+    if isinstance(values, str):
+        return 2, {}, values
+    folder = fleet.state_dir / "tenants" / f"{time.strftime('%Y%m%d-%H%M%S')}-{given.action}"
+    folder.mkdir(mode=0o700, parents=True)
+    report = folder / "report.json"
+    playbook = runner.COLLECTION / "playbooks" / f"{ACTIONS[given.action][0]}.yml"
+    done = runner.run_playbook(playbook, fleet.path, {**values, "tenants_report": str(report)}, folder, timeout=given.timeout)
+    data = _read(report)
+    return (0, data, "") if done.status == "done" else (5, data, done.message)
+
+
+def _read(report: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(report.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def lines(action: str, data: Mapping[str, Any]) -> list[str]:
+    """What a person wants to know of a report."""
+    if action == "check" and "pairs" in data:
+        found = [f"{one['kind']}: {one['tenant']}{' → ' + one['other'] if one['other'] else ''}: {one['text']}" for one in data["findings"]]
+        tried = ", ".join(f"{number} {kind}" for kind, number in data["pairs"].items())
+        return [*found, f"{data['tenants']} tenants, ordered pairs tried: {tried}; {len(found)} findings in {data['seconds']} s"]
+    if action == "restore" and "restored" in data:
+        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(data["restored"]["made"]))
+        return [f"Restored from the backup of {data['restored']['tenant']}, {made}, snapshot {data['snapshot'][:8]}"]
+    rows = []
+    for one in data.get("tenants", []):
+        figures = ", ".join(f"{key} {value}" for key, value in (one.get("figures") or {}).items())
+        rows.append(f"{one['name']:<20} {one['error'] or one.get('snapshot', '')[:8] + '  ' + figures}  ({one['seconds']} s)")
+    return rows
