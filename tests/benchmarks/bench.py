@@ -6,6 +6,7 @@
   first-hit   the first pages of a fresh node, warmed up and not, against warm pages
   launch      launch → first request served through the balancer, from the image and from bare, against bare commands
   tenant-map  finding the tenant among 1, 130 and 5,000
+  tenants     many tenants: copies against full installations, a second apply, isolation of every pair
   cycles      the fleet grows and shrinks under load: failed requests, lost sessions, posts and log lines
   crashes     the controller dies at each step of growing and shrinking: what the next checks make of it
   outages     balancer, database and log server stop for a minute while the fleet grows and shrinks
@@ -29,7 +30,7 @@ import time
 
 from measure import say
 
-BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "no-change", "cycles", "crashes", "outages",
+BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "tenants", "no-change", "cycles", "crashes", "outages",
               "inventory", "check-cost", "histories", "mutations")
 
 
@@ -42,6 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=8, help="pages: clients that saturate; 1 leaves that out (default 8)")
     parser.add_argument("--changes", type=int, default=20, help="pages: changes of the freshness check (default 20)")
     parser.add_argument("--cycles", type=int, default=20, help="cycles: how often the fleet grows and shrinks (default 20)")
+    parser.add_argument("--tenants", type=int, default=20, help="tenants: how many (default 20)")
     parser.add_argument("--histories", type=int, default=100_000, help="histories: how many (default 100000)")
     parser.add_argument("--parts", default="versus,measures,freshness", help="pages: which parts, with commas (default: all)")
     parser.add_argument("--keep", action="store_true", help="keep the benchmarks' own containers, for the next time")

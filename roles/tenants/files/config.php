@@ -144,6 +144,8 @@ $CFG = new stdClass();
     // PHP opens files of this tenant, of the code and of the system alone; nobody can lift that in a running request. The
     // programs it may start are not held by it.
     if ($fleet['confine'] ?? true) {
+        // Only what exists can be allowed.
+        is_dir($local) || @mkdir($local, 0750, true);
         ini_set('open_basedir', implode(':', [
             "$root/", "$shared/", "$local/", $fleet['local_root'] . "/component/$release/", $fleet['library'] . '/',
             (ini_get('upload_tmp_dir') ?: sys_get_temp_dir()) . '/', '/usr/bin/', '/usr/share/', '/etc/ssl/certs/', '/dev/urandom',
