@@ -20,7 +20,7 @@ extends_documentation_fragment:
   - elearning.moodle_fleet.tenants.backup
 options:
   keep:
-    description: Which snapshots to keep, by restic's units, such as V({daily: 7, weekly: 5}). Empty keeps all.
+    description: Which snapshots to keep, a number for each of restic's units C(daily), C(weekly) and so on. Empty keeps all.
     type: dict
     default: {}
   only:

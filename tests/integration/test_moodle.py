@@ -13,7 +13,9 @@ from pathlib import Path
 import mechanicalsoup
 import pytest
 
+from . import likeness
 from .conftest import SECRET, TENANTS, LocalFleet, changed, derive, new_fleet
+from .test_tenants import STORE, Life, entry
 
 pytestmark = [
     pytest.mark.slow,
@@ -73,3 +75,39 @@ def test_a_second_run_brings_the_node_back_and_a_third_changes_nothing(moodle: L
     again = changed(moodle.playbook("site", "-e", f"moodle_version={os.environ.get('MOODLE_VERSION', '')}"))
     assert again
     assert not any(again.values()), again
+
+
+def test_copies_share_no_more_than_full_installations_do(moodle: LocalFleet, tmp_path: Path) -> None:
+    life = Life(moodle, tmp_path)
+    life.tenants |= {name: entry(name) for name in ("fulla", "fullb")}
+    life.run(tenants_clone=False)
+    query = life.query()
+    cells = {name: likeness.cells(query, f"moodle_{name}") for name in (*TENANTS, "fulla", "fullb")}
+    assert len({place[0] for place in cells["fulla"]}) > 50
+    assert likeness.shared(cells[TENANTS[0]], cells[TENANTS[1]], (cells["fulla"], cells["fullb"])) == {}
+    for name in TENANTS:
+        assert likeness.traces(cells[name], ("moodle-fleet", "-template")) == {}
+    tasks = [
+        {place[1:]: value for place, value in cells[name].items() if place[0] == "task_scheduled" and place[-1] == "minute"}
+        for name in TENANTS
+    ]
+    drawn = {place for place in tasks[0] if cells["fulla"][("task_scheduled", *place)] != cells["fullb"][("task_scheduled", *place)]}
+    alike = {place for place in drawn if tasks[0][place] == tasks[1][place]}
+    assert len(alike) < len(drawn) / 2, "the copies run their tasks at the same minutes"
+
+
+def test_backed_up_removed_and_restored_a_site_is_the_same(moodle: LocalFleet, tmp_path: Path) -> None:
+    life = Life(moodle, tmp_path)
+    life.sh("jobs", "systemctl stop moodle-fleet-cron")
+    life.run("backup", backup_only=["globex"])
+    life.run("backup", backup_only=["globex"], backup_drill=True)
+    before = life.content("globex")
+    life.tenants["globex"]["state"] = "absent"
+    life.run()
+    assert life.get("globex.localhost").status_code == 404
+    life.tenants["globex"]["state"] = "active"
+    life.run("restore", restore_tenant="globex")
+    assert life.content("globex") == before
+    assert life.get("globex.localhost", "/login/index.php").status_code == 200
+    life.run("tenants_check")
+    life.sh("jobs", f"rm -rf {STORE}; systemctl start moodle-fleet-cron")

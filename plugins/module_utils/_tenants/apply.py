@@ -19,7 +19,7 @@ ERRORS = (database.DatabaseError, resp.RedisError, SiteError, OSError)
 SITE_WORDS = {
     "install": "install the site",
     "again": "remove an unfinished installation and install the site",
-    "adopt": "note that the site is installed",
+    "adopt": "note the site and its address",
     "remove": "remove the site with everything in it",
 }
 
@@ -167,7 +167,8 @@ class Applier:
         tenant, state = work.tenant, work.entry.state
         exists = tenant.database in observed.databases
         if state == "installed" and exists:
-            return ""
+            # A book of an earlier version does not know the address.
+            return "" if work.entry.wwwroot else "adopt"
         if state == "installed":
             raise database.DatabaseError(
                 f"the site was installed, but its database {tenant.database} is gone: restore it, or, to install an empty"
