@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils import _secrets
@@ -241,11 +241,12 @@ class Applier:
                     if commands:
                         resp.save(connection)
         self._prepare_templates(todo)
-        done = 0
         with ThreadPoolExecutor(max_workers=max(1, parallel)) as pool:
-            for work in pool.map(self._act, [work for work in todo if not work.error]):
-                done += 1
-                self.report(f"{work.tenant.name}: {work.error or ', '.join(work.actions())} ({work.seconds:.1f} s, {done} of {len(todo)})")
+            running = [pool.submit(self._act, work) for work in todo if not work.error]
+            for number, future in enumerate(as_completed(running), start=1):
+                work = future.result()
+                said = work.error or f"done, {len(work.actions())} actions"
+                self.report(f"{work.tenant.name}: {said} ({work.seconds:.1f} s, {number} of {len(running)})")
 
     def _prepare_templates(self, todo: list[Work]) -> None:
         """Make the templates first: so that tenants of one language don't wait for each other, and one failure is told once."""

@@ -111,7 +111,7 @@ function moodle_fleet_own(array $own): void {
     $site = $DB->get_record('course', ['format' => 'site'], '*', MUST_EXIST);
     $DB->update_record('course', ['id' => $site->id, 'fullname' => $own['fullname'], 'shortname' => $own['shortname'],
         'timemodified' => $now]);
-    $DB->update_record('user', ['id' => (int) ($CFG->siteadmins ?? 2), 'username' => $own['admin_user'],
+    $DB->update_record('user', ['id' => (int) get_config('core', 'siteadmins'), 'username' => $own['admin_user'],
         'email' => $own['admin_email'], 'password' => hash_internal_user_password($own['admin_password'])]);
     $DB->set_field('user', 'password', hash_internal_user_password('guest'), ['username' => 'guest']);
     set_config('supportemail', $own['admin_email']);

@@ -40,7 +40,7 @@ class standin_database {
     }
 
     public function table_exists(string $table): bool {
-        return (bool) rows('SHOW TABLES LIKE ?', ["mdl_$table"]);
+        return (bool) rows('SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?', ["mdl_$table"]);
     }
 
     public function get_records(string $table): array {
