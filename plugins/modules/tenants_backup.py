@@ -17,6 +17,7 @@ description:
   - A tenant's failure does not stop the others. At the end the module fails and names it.
 extends_documentation_fragment:
   - elearning.moodle_fleet.tenants
+  - elearning.moodle_fleet.tenants.site
   - elearning.moodle_fleet.tenants.backup
 options:
   keep:
@@ -65,6 +66,10 @@ EXAMPLES = r"""
       host: db.example.org
       user: fleet_admin
       password: "{{ moodle_fleet_secret | elearning.moodle_fleet.derive_password('db-root', 'fleet') }}"
+    cache:
+      host: cache.example.org
+      user: fleet_admin
+      password: "{{ moodle_fleet_secret | elearning.moodle_fleet.derive_password('redis-admin', 'fleet') }}"
 """
 
 RETURN = r"""

@@ -26,7 +26,8 @@ class Restic:
         if self.error:
             return 1, "", self.error
         if command[3] == "cat":
-            return (1, "", "Fatal: unable to open config file: stat: no such file\nIs there a repository at the following location?") if self.missing else (0, "{}", "")
+            missing = "Fatal: unable to open config file: stat: no such file\nIs there a repository at the following location?"
+            return (1, "", missing) if self.missing else (0, "{}", "")
         if command[3] == "snapshots":
             return 0, json.dumps(list(self.snapshots)), ""
         return 0, "", ""
