@@ -161,7 +161,8 @@ def fetch(store: Store, tenant: str, snapshot: str, target: str) -> dict:
     """Get a snapshot into an empty folder for root alone, every byte verified; returns its manifest with the paths there."""
     shutil.rmtree(target, ignore_errors=True)
     os.makedirs(target, mode=0o700)
-    store.restic(tenant, "restore", snapshot, "--host", tenant, "--target", target, "--verify")
+    # What is in the store counts, not what an earlier run has kept of it here.
+    store.restic(tenant, "restore", snapshot, "--host", tenant, "--target", target, "--verify", "--no-cache")
     manifests = [
         os.path.join(folder, "manifest.json") for folder, dummy, files in os.walk(target) if "manifest.json" in files and "database.sql" in files
     ]
