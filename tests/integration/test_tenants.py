@@ -302,7 +302,8 @@ def test_backed_up_removed_and_restored_a_tenant_is_the_same(life: Life) -> None
 
 def test_a_damaged_backup_fails_the_drill(life: Life) -> None:
     """A byte of the largest pack is changed, as a disk would."""
-    life.sh("jobs", f"f=$(find {STORE}/fullb/data -type f -printf '%s %p\\n' | sort -n | tail -1 | cut -d' ' -f2); printf x | dd of=$f bs=1 seek=700 conv=notrunc status=none")
+    largest = f"$(find {STORE}/fullb/data -type f -printf '%s %p\\n' | sort -n | tail -1 | cut -d' ' -f2)"
+    life.sh("jobs", f"printf x | dd of={largest} bs=1 seek=700 conv=notrunc status=none")
     done = life.run("backup", check=False, backup_only=["fullb"], backup_drill=True)
     assert done.returncode != 0
     assert "1 of 1 tenants failed: " in " ".join(done.stdout.split())
