@@ -23,13 +23,14 @@ Problem = tuple[str, Any, str]
 
 @dataclass(frozen=True)
 class Setting:
-    """One key of the policy: ``kind`` is ``int``, ``float``, ``bool``, ``str`` or ``list``; None has no default value."""
+    """One key of the policy: ``kind`` is ``int``, ``float``, ``zone``, ``choice`` or ``list``; None has no default value."""
 
     kind: str
     default: Any
     low: float | None
     high: float | None
     help: str
+    choices: tuple[str, ...] = ()
 
 
 DAY = 86400.0
@@ -45,9 +46,9 @@ POLICY_SCHEMA: dict[str, Setting] = {
     "scale_in_window": Setting("int", 300, 0, 7 * DAY, "seconds whose highest wish counts before a node goes"),
     "cooldown_out": Setting("int", 30, 0, DAY, "seconds after adding nodes before more are added"),
     "cooldown_in": Setting("int", 300, 0, DAY, "seconds after any change of size before a node goes"),
-    "max_step_out": Setting("float", 2.0, 1.01, 100, "the fleet grows to at most this multiple in one step"),
-    "max_step_in": Setting("int", 1, 1, 1000, "nodes that may go in one step"),
-    "max_draining": Setting("int", 1, 1, 1000, "nodes that drain at the same time"),
+    "max_step_out": Setting("float", 10.0, 1.01, 100, "the fleet grows to at most this multiple in one step"),
+    "max_step_in": Setting("int", None, 1, 1000, "nodes that may go in one step, instead of a quarter of the fleet"),
+    "max_draining": Setting("int", None, 1, 1000, "nodes that drain at the same time, instead of one step's"),
     "launch_timeout": Setting("int", 900, 10, DAY, "seconds a node may take from launch to service"),
     "sick_grace": Setting("int", 60, 0, DAY, "seconds a member may fail its check before it is replaced"),
     "drain_deadline": Setting("int", 900, 1, DAY, "seconds a node may take to finish its work"),
@@ -56,7 +57,11 @@ POLICY_SCHEMA: dict[str, Setting] = {
     "stale_after": Setting("int", 180, 1, DAY, "age in seconds at which the balancer's data count no longer"),
     "max_jump": Setting("float", 20.0, 2.0, 10000, "growth of the load that a second reading has to confirm"),
     "keep_days": Setting("int", 60, 1, 3650, "days the ledger keeps samples and decisions"),
-    "timezone": Setting("str", "UTC", None, None, "time zone of the schedule"),
+    "forecast": Setting(
+        "choice", "auto", None, None, "whether the weekly shape of the load may add nodes before they are needed",
+        ("auto", "off", "recommend", "scale_out"),
+    ),
+    "timezone": Setting("zone", "UTC", None, None, "time zone of the schedule and of the forecast"),
     "schedule": Setting("list", (), None, None, "floors at given local times"),
 }
 
@@ -84,9 +89,9 @@ class Policy:
     scale_in_window: float = 300.0
     cooldown_out: float = 30.0
     cooldown_in: float = 300.0
-    max_step_out: float = 2.0
-    max_step_in: int = 1
-    max_draining: int = 1
+    max_step_out: float = 10.0
+    max_step_in: int | None = None
+    max_draining: int | None = None
     launch_timeout: float = 900.0
     sick_grace: float = 60.0
     drain_deadline: float = 900.0
@@ -95,6 +100,7 @@ class Policy:
     stale_after: float = 180.0
     max_jump: float = 20.0
     keep_days: int = 60
+    forecast: str = "auto"
     timezone: str = "UTC"
     schedule: tuple[ScheduleEntry, ...] = ()
 
@@ -110,13 +116,23 @@ class Policy:
             value = settings.get(key)
             if value is None:
                 value = setting.default
-            values[key] = value if value is None or setting.kind in ("str", "list") else _number(setting.kind, value)
+            if value is False and setting.kind == "choice":
+                value = "off"  # what YAML makes of an unquoted off
+            values[key] = _number(setting.kind, value) if value is not None and setting.kind in ("int", "float") else value
         out_above, in_below = _thresholds(values)
         values["scale_out_above"], values["scale_in_below"] = out_above, in_below
         values["schedule"] = tuple(
             _entry(index, entry, values["timezone"])[0] for index, entry in enumerate(values["schedule"])
         )
         return cls(**values)
+
+    def step_in(self, size: int) -> int:
+        """How many of ``size`` nodes may go in one step."""
+        return self.max_step_in if self.max_step_in is not None else max(1, size // 4)
+
+    def draining(self, size: int) -> int:
+        """How many of ``size`` nodes may drain at the same time."""
+        return self.max_draining if self.max_draining is not None else self.step_in(size)
 
 
 def validate_policy(settings: Any) -> list[Problem]:
@@ -142,7 +158,11 @@ def validate_policy(settings: Any) -> list[Problem]:
 
 def _judge(path: str, setting: Setting, value: Any) -> list[Problem]:
     """Problems of one value by itself."""
-    if setting.kind == "str":
+    if setting.kind == "choice":
+        if value is not False and value not in setting.choices:
+            return [(path, value, f"use one of: {', '.join(setting.choices)}")]
+        return []
+    if setting.kind == "zone":
         if not isinstance(value, str) or not _zone_known(value):
             return [(path, value, "give the name of a time zone, for example Europe/Bratislava")]
         return []

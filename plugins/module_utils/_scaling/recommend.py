@@ -12,13 +12,15 @@ from __future__ import annotations
 import datetime
 import math
 import zoneinfo
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import ENOUGH_DAYS, MARGIN
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import (
     History,
+    Outlook,
     Sample,
     ScheduleEntry,
     counted,
@@ -27,24 +29,43 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
 
 @dataclass(frozen=True)
 class Wish:
-    """What one recommender wants."""
+    """What one recommender wants. ``advice`` is only told: it changes nothing."""
 
     source: str
     desired: int
     text: str
     floor: bool = False
+    advice: bool = False
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What a recommender may look at; ``size`` is the number of nodes in service or on the way."""
+    """What a recommender may look at.
+
+    ``size`` is the number of nodes in service or on the way, ``outlook`` the weekly shape's next minutes where it is
+    known, ``launch_seconds`` what launches took lately (0 where nobody asked).
+    """
 
     policy: Policy
     sample: Sample
     history: History
     size: int
     now: float
+    outlook: Outlook | None = None
+    launch_seconds: float = 0.0
 
+    @property
+    def workers(self) -> float:
+        """Workers of a node: what its members report, or what the policy says."""
+        sample = self.sample
+        return sample.capacity / sample.up if sample.up and sample.capacity else float(self.policy.workers)
+
+
+# Fewest samples that make a trend, how many standard errors it must stand out of the noise, and how many times the
+# present load it may foresee: more than that is for the next check to see.
+TREND_FEWEST = 4
+TREND_SURE = 4.0
+TREND_MOST = 1.5
 
 Recommender = Callable[[Situation], Optional[Wish]]
 
@@ -54,7 +75,7 @@ def tracking(situation: Situation) -> Wish | None:
     policy, sample, size = situation.policy, situation.sample, situation.size
     if not sample.trusted and not sample.lower_bound:
         return None
-    workers = sample.capacity / sample.up if sample.up and sample.capacity else float(policy.workers)
+    workers = situation.workers
     wanted = max(1, math.ceil(sample.load / (workers * policy.target) - 1e-9))
     busy = sample.load / (workers * size) if size else math.inf
     share = f"{sample.load:.1f} of {workers * size:.0f} workers busy"
@@ -85,8 +106,75 @@ def schedule(situation: Situation) -> Wish | None:
     return Wish("schedule", best.nodes, text, floor=True)
 
 
-# Forecast and events join this tuple behind the same interface.
-RECOMMENDERS: tuple[Recommender, ...] = (tracking, schedule)
+def trend(situation: Situation) -> Wish | None:
+    """A steady growth goes on while a node is launched. Only adds nodes."""
+    policy, sample, size = situation.policy, situation.sample, situation.size
+    lead = situation.launch_seconds
+    if lead <= 0 or not sample.trusted or not size:
+        return None
+    workers = situation.workers
+    capacity = workers * size
+    # Far from the limit nothing has to be foreseen.
+    if sample.load <= policy.scale_in_below * capacity:
+        return None
+    seen = [(one.taken - sample.taken, one.load) for one in situation.history.samples if one.trusted]
+    if not seen or seen[-1][0] < 0:
+        seen.append((0.0, sample.load))
+    slope, surely = _slope(seen)
+    if not surely:
+        return None
+    ahead = min(sample.load + slope * lead, TREND_MOST * sample.load)
+    if ahead <= policy.scale_out_above * capacity:
+        return None
+    wanted = math.ceil(ahead / (workers * policy.target) - 1e-9)
+    text = f"grows by {slope * 60:.1f} a minute: {ahead:.1f} when a node launched now serves ({lead:.0f} s), {counted(wanted)}"
+    return Wish("trend", wanted, text)
+
+
+def _slope(seen: Sequence[tuple[float, float]]) -> tuple[float, bool]:
+    """Growth a second by least squares, and whether it stands out of the noise."""
+    count = len(seen)
+    if count < TREND_FEWEST:
+        return 0.0, False
+    middle = sum([when for when, _load in seen]) / count
+    mean = sum([load for _when, load in seen]) / count
+    spread = sum([(when - middle) ** 2 for when, _load in seen])
+    if spread <= 0:
+        return 0.0, False
+    slope = sum([(when - middle) * (load - mean) for when, load in seen]) / spread
+    if slope <= 0:
+        return slope, False
+    rest = sum([(load - mean - slope * (when - middle)) ** 2 for when, load in seen])
+    return slope, slope * slope * spread * (count - 2) > TREND_SURE ** 2 * rest
+
+
+def forecast(situation: Situation) -> Wish | None:
+    """What the weekly shape wants at the time at which a node that is launched now would serve. Only adds nodes."""
+    policy, seen, size = situation.policy, situation.outlook, situation.size
+    if seen is None or policy.forecast == "off":
+        return None
+    until = situation.now + situation.launch_seconds + MARGIN
+    loads = [load for begin, load in seen.points if begin < until and begin + seen.seconds > situation.now]
+    if not loads:
+        return None
+    load = max(loads)
+    workers = situation.workers
+    wanted = max(1, math.ceil(load / (workers * policy.target) - 1e-9))
+    if size < wanted and load <= policy.scale_out_above * workers * size:
+        wanted = size
+    advice = policy.forecast == "recommend" or policy.forecast == "auto" and seen.days < ENOUGH_DAYS
+    text = (
+        f"{load:.1f} workers busy within {until - situation.now:.0f} s, by {counted(seen.weeks, 'week')} "
+        f"and a last hour at {seen.factor:.0%} of the usual: {counted(wanted)}"
+    )
+    if advice:
+        why = "as the policy says" if policy.forecast == "recommend" else f"until it knows {ENOUGH_DAYS} days"
+        text += f" (only told, {why})"
+    return Wish("forecast", wanted, text, advice=advice)
+
+
+# Events join this tuple behind the same interface.
+RECOMMENDERS: tuple[Recommender, ...] = (tracking, schedule, trend, forecast)
 
 
 def active(entry: ScheduleEntry, now: float) -> bool:

@@ -51,6 +51,7 @@ class MemoryLedger:
         message: str = "",
         seen: Mapping[str, int] | None = None,
         expired: Sequence[str] = (),
+        inputs: Mapping[str, Any] | None = None,
     ) -> int:
         if plan and self._plans != mark:
             raise Superseded("superseded")
@@ -111,6 +112,12 @@ class MemoryLedger:
             if action in ("drain", "retire") and planned >= since:
                 result[node] = min(planned, result.get(node, planned))
         return result
+
+    def slots(self, ranges: Sequence[tuple[int, int]]) -> tuple[float | None, dict[int, float]]:
+        return None, {}
+
+    def launch_times(self) -> list[float]:
+        return []
 
     def state(self, key: str) -> Any:
         return self._state.get(key)
