@@ -14,6 +14,7 @@
   inventory   1,000 nodes: the inventory plugin against one that asks nobody
   check-cost  a check with nothing to do: seconds, memory, whether Ansible is started
   histories   random histories of a simulated fleet that dies at every call, and how many invariants broke
+  policies    our policy against documented autoscalers and an oracle, on traces of six shapes
   mutations   faults seeded into the scaling, and the test that catches each
 """
 
@@ -30,7 +31,7 @@ import time
 from measure import say
 
 BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "no-change", "cycles", "crashes", "outages",
-              "inventory", "check-cost", "histories", "mutations")
+              "inventory", "check-cost", "histories", "policies", "mutations")
 
 
 def arguments() -> argparse.Namespace:
@@ -43,6 +44,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--changes", type=int, default=20, help="pages: changes of the freshness check (default 20)")
     parser.add_argument("--cycles", type=int, default=20, help="cycles: how often the fleet grows and shrinks (default 20)")
     parser.add_argument("--histories", type=int, default=100_000, help="histories: how many (default 100000)")
+    parser.add_argument("--seeds", type=int, default=30, help="policies: traces of each shape (default 30)")
+    parser.add_argument("--shapes", default="", help="policies: which shapes, with commas (default: all)")
+    parser.add_argument("--targets", default="0.6,0.7,0.75,0.8", help="policies: our targets, the default among them (default: %(default)s)")
     parser.add_argument("--parts", default="versus,measures,freshness", help="pages: which parts, with commas (default: all)")
     parser.add_argument("--keep", action="store_true", help="keep the benchmarks' own containers, for the next time")
     parser.add_argument("--fleet-file", default=os.environ.get("MOODLE_FLEET_FILE"), help=argparse.SUPPRESS)
@@ -52,6 +56,8 @@ def arguments() -> argparse.Namespace:
         parser.error(f"unknown benchmark {unknown[0]!r}; known: {' '.join(BENCHMARKS)}")
     given.benchmarks = given.benchmarks or list(BENCHMARKS)
     given.parts = given.parts.split(",")
+    given.targets = [float(target) for target in given.targets.split(",")]
+    given.shapes = [name for name in given.shapes.split(",") if name]
     return given
 
 
@@ -61,7 +67,7 @@ def main() -> None:
     # What was paused goes on and what was added goes away, also when somebody ends this.
     signal.signal(signal.SIGTERM, lambda *_signal: sys.exit(143))
     fleet = None
-    if set(given.benchmarks) - {"no-change", "inventory", "check-cost", "histories", "mutations"}:
+    if set(given.benchmarks) - {"no-change", "inventory", "check-cost", "histories", "policies", "mutations"}:
         from nodes import Fleet
 
         fleet = Fleet(given.fleet_file)
