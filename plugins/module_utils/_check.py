@@ -209,7 +209,7 @@ def check(
         errors.append(f"balancer: {trouble}")
     now = sources.clock()
     window = policy.scale_in_window
-    history = ledger.history(now, window)
+    history = ledger.history(now, window, policy.lookback)
     leaving = ledger.leaving(now - policy.drain_deadline)
     stored = ledger.state("reading")
     taken = judge(

@@ -294,8 +294,8 @@ class Ledger:
 
     # -- what the next check needs ---------------------------------------------------------------------------------
 
-    def history(self, now: float, window: float) -> History:
-        """Wishes and samples of the window (with the last one before it), and the last real changes of size."""
+    def history(self, now: float, window: float, lookback: float = 0.0) -> History:
+        """Wishes of the window (with the last one before it), samples of it or of ``lookback``, the last real changes of size."""
         begin = now - window
         first = self._rows("SELECT max(started) AS at FROM checks WHERE started <= ?", begin)[0]["at"]
         rows = self._rows(
@@ -303,7 +303,8 @@ class Ledger:
             " ORDER BY started",
             begin if first is None else first, now,
         )
-        samples = self._rows("SELECT * FROM samples WHERE taken >= ? AND taken <= ? ORDER BY taken", begin, now)
+        samples = self._rows("SELECT * FROM samples WHERE taken >= ? AND taken <= ? ORDER BY taken",
+                             min(begin, now - lookback), now)
         return History(
             recommended=tuple((float(row["started"]), int(row["recommended"])) for row in rows),
             samples=tuple(_sample(row) for row in samples),

@@ -34,6 +34,7 @@ class Setting:
 
 
 DAY = 86400.0
+SWING_SECONDS = 900.0  # enough to know how much the load swings
 
 POLICY_SCHEMA: dict[str, Setting] = {
     "min_nodes": Setting("int", 2, 1, 10000, "web nodes that always stay in service"),
@@ -125,6 +126,11 @@ class Policy:
             _entry(index, entry, values["timezone"])[0] for index, entry in enumerate(values["schedule"])
         )
         return cls(**values)
+
+    @property
+    def lookback(self) -> float:
+        """Seconds of samples that a decision looks at."""
+        return max(self.scale_in_window, SWING_SECONDS)
 
     def step_in(self, size: int) -> int:
         """How many of ``size`` nodes may go in one step."""

@@ -61,11 +61,19 @@ class Situation:
         return sample.capacity / sample.up if sample.up and sample.capacity else float(self.policy.workers)
 
 
-# Fewest samples that make a trend, how many standard errors it must stand out of the noise, and how many times the
-# present load it may foresee: more than that is for the next check to see.
+# Share of the workers that may be busy at any minute: beyond it waiting grows steeply, whatever the target is.
+LIMIT = 0.85
+# A trend: from so many seconds, at least so many samples (of a swing: about so many points), how many standard errors it must
+# stand out by, and how many times the present load it may foresee; more than that is for the next check to see.
+TREND_SECONDS = 300.0
 TREND_FEWEST = 4
+TREND_POINTS = 16
 TREND_SURE = 4.0
 TREND_MOST = 1.5
+RUN_SECONDS = 75.0
+# A surge: so much more than so many seconds ago.
+SURGE_SECONDS = 60.0
+SURGE_SHARE = 0.2
 
 Recommender = Callable[[Situation], Optional[Wish]]
 
@@ -107,45 +115,67 @@ def schedule(situation: Situation) -> Wish | None:
 
 
 def trend(situation: Situation) -> Wish | None:
-    """A steady growth goes on while a node is launched. Only adds nodes."""
-    policy, sample, size = situation.policy, situation.sample, situation.size
-    lead = situation.launch_seconds
-    if lead <= 0 or not sample.trusted or not size:
-        return None
-    workers = situation.workers
-    capacity = workers * size
-    # Far from the limit nothing has to be foreseen.
-    if sample.load <= policy.scale_in_below * capacity:
+    """Where the load will be when a node launched now serves, with its usual swing: that must find room. Only adds nodes.
+
+    A straight line through the last minutes goes on where it rises clearly; the swing is what the loads of a quarter of an
+    hour deviate from a line of their own, twice its standard deviation. Its room are the workers up to :data:`LIMIT`.
+    """
+    sample, size = situation.sample, situation.size
+    if situation.launch_seconds <= 0 or not sample.trusted or not size:
         return None
     seen = [(one.taken - sample.taken, one.load) for one in situation.history.samples if one.trusted]
     if not seen or seen[-1][0] < 0:
         seen.append((0.0, sample.load))
-    slope, surely = _slope(seen)
-    if not surely:
-        return None
-    ahead = min(sample.load + slope * lead, TREND_MOST * sample.load)
-    if ahead <= policy.scale_out_above * capacity:
-        return None
-    wanted = math.ceil(ahead / (workers * policy.target) - 1e-9)
-    text = f"grows by {slope * 60:.1f} a minute: {ahead:.1f} when a node launched now serves ({lead:.0f} s), {counted(wanted)}"
+    slope, level, _error, _swing = _line([point for point in seen if point[0] >= -TREND_SECONDS])
+    sure = slope > TREND_SURE * _error
+    _slope, _level, _error, swing = _line(seen[::-max(1, len(seen) // TREND_POINTS)])
+    rise = _surge(seen, sample.load)
+    if rise > 0:
+        # Too new for a line: who comes within two minutes of an exam's start came half by now.
+        slope, level, swing, sure = rise / SURGE_SECONDS, sample.load, 0.0, True
+    # What is launched now has to do until what the next check launches serves, and that check waits for this one's run.
+    lead = situation.launch_seconds + RUN_SECONDS
+    ahead = min(level + slope * lead, TREND_MOST * sample.load) if sure else level
+    room = situation.workers * LIMIT
+    wanted = math.ceil((ahead + 2 * swing) / room - 1e-9)
+    grows = f"grows by {slope * 60:.1f} a minute: {ahead:.1f}" if sure else f"{ahead:.1f} on average"
+    text = (
+        f"{grows} within {lead:.0f} s, give or take {2 * swing:.1f}, "
+        f"within {LIMIT:.0%} of the workers: {counted(wanted)}"
+    )
     return Wish("trend", wanted, text)
 
 
-def _slope(seen: Sequence[tuple[float, float]]) -> tuple[float, bool]:
-    """Growth a second by least squares, and whether it stands out of the noise."""
+def _surge(seen: Sequence[tuple[float, float]], load: float) -> float:
+    """By how much the load rose within a minute, where that stands out of the quarter of an hour before; else 0."""
+    before = [one for when, one in seen if when <= -SURGE_SECONDS]
+    if len(before) < TREND_FEWEST:
+        return 0.0
+    # Cheap first: most minutes are none.
+    rise = load - before[-1]
+    if rise <= SURGE_SHARE * before[-1]:
+        return 0.0
+    mean = sum(before) / len(before)
+    swing = math.sqrt(sum([(one - mean) ** 2 for one in before]) / len(before))
+    return rise if rise > TREND_SURE * swing else 0.0
+
+
+def _line(seen: Sequence[tuple[float, float]]) -> tuple[float, float, float, float]:
+    """Least squares: slope a second, level at time 0 (the mean for a flat line), error of the slope, deviation from the line.
+
+    Too few points are no line: a mean with a slope that is never sure.
+    """
     count = len(seen)
-    if count < TREND_FEWEST:
-        return 0.0, False
-    middle = sum([when for when, _load in seen]) / count
     mean = sum([load for _when, load in seen]) / count
+    if count < TREND_FEWEST:
+        return 0.0, mean, math.inf, 0.0
+    middle = sum([when for when, _load in seen]) / count
     spread = sum([(when - middle) ** 2 for when, _load in seen])
-    if spread <= 0:
-        return 0.0, False
-    slope = sum([(when - middle) * (load - mean) for when, load in seen]) / spread
-    if slope <= 0:
-        return slope, False
-    rest = sum([(load - mean - slope * (when - middle)) ** 2 for when, load in seen])
-    return slope, slope * slope * spread * (count - 2) > TREND_SURE ** 2 * rest
+    slope = sum([(when - middle) * (load - mean) for when, load in seen]) / spread if spread > 0 else 0.0
+    rest = max(0.0, sum([(load - mean) ** 2 for _when, load in seen]) - slope * slope * spread) / (count - 2)
+    error = math.sqrt(rest / spread) if spread > 0 else math.inf
+    level = mean - slope * middle if slope > TREND_SURE * error else mean
+    return slope, level, error, math.sqrt(rest)
 
 
 def forecast(situation: Situation) -> Wish | None:

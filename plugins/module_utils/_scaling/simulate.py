@@ -230,6 +230,7 @@ def simulate(
     since: float | None = min(known) if known else None
     weights: dict[int, float] = {}
     window = policy.scale_in_window
+    lookback = policy.lookback
     wishes: deque[tuple[float, int]] = deque()
     samples: deque[Sample] = deque()
     last_out = last_in = 0.0
@@ -261,7 +262,7 @@ def simulate(
                 outlooks.append((now, max(load for _begin, load in ahead.points)))
         while len(wishes) > 1 and wishes[1][0] <= now - window:
             wishes.popleft()
-        while samples and samples[0].taken < now - window:
+        while samples and samples[0].taken < now - lookback:
             samples.popleft()
         history = History(tuple(wishes), tuple(samples), last_out, last_in)
         decision = decide(policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead)
@@ -345,7 +346,7 @@ def replay(
             while len(wishes) > 1 and wishes[1][0] <= now - window:
                 wishes.popleft()
             history = History(
-                tuple(wishes), tuple(one for one in samples if now - window <= one.taken <= now), last_out, last_in
+                tuple(wishes), tuple(one for one in samples if now - policy.lookback <= one.taken <= now), last_out, last_in
             )
             force = tuple(
                 pause for pause, ended in pauses
@@ -364,7 +365,7 @@ def replay(
                 differences.append((int(row["id"]), was, again))
         wishes.append((float(row["started"]), was.recommended))
         samples.append(taken)
-        while samples and samples[0].taken < float(row["started"]) - window - 3600:
+        while samples and samples[0].taken < float(row["started"]) - policy.lookback - 3600:
             samples.popleft()
         if row["acted"] == "out":
             last_out = float(row["started"])
