@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import statistics
 import zoneinfo
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -63,13 +64,14 @@ class Situation:
 
 # Share of the workers that may be busy at any minute: beyond it waiting grows steeply, whatever the target is.
 LIMIT = 0.85
-# A trend: from so many seconds, at least so many samples (of a swing: about so many points), how many standard errors it must
-# stand out by, and how many times the present load it may foresee; more than that is for the next check to see.
+# A trend: from so many seconds, at least so many samples, how many standard errors it must stand out by, and how many times the
+# present load it may foresee; more than that is for the next check to see. A swing: between samples so many seconds apart.
 TREND_SECONDS = 300.0
 TREND_FEWEST = 4
-TREND_POINTS = 16
+SWING_APART = 55.0
 TREND_SURE = 4.0
 TREND_MOST = 1.5
+# What a run of scale.yml takes at most that waits for new nodes, with the time until the next check.
 RUN_SECONDS = 75.0
 # A surge: so much more than so many seconds ago.
 SURGE_SECONDS = 60.0
@@ -117,8 +119,8 @@ def schedule(situation: Situation) -> Wish | None:
 def trend(situation: Situation) -> Wish | None:
     """Where the load will be when a node launched now serves, with its usual swing: that must find room. Only adds nodes.
 
-    A straight line through the last minutes goes on where it rises clearly; the swing is what the loads of a quarter of an
-    hour deviate from a line of their own, twice its standard deviation. Its room are the workers up to :data:`LIMIT`.
+    A straight line through the last minutes goes on where it rises clearly; the swing is twice the deviation that one minute
+    has from the next, in the last quarter of an hour. Its room are the workers up to :data:`LIMIT`.
     """
     sample, size = situation.sample, situation.size
     if situation.launch_seconds <= 0 or not sample.trusted or not size:
@@ -126,9 +128,8 @@ def trend(situation: Situation) -> Wish | None:
     seen = [(one.taken - sample.taken, one.load) for one in situation.history.samples if one.trusted]
     if not seen or seen[-1][0] < 0:
         seen.append((0.0, sample.load))
-    slope, level, _error, _swing = _line([point for point in seen if point[0] >= -TREND_SECONDS])
-    sure = slope > TREND_SURE * _error
-    _slope, _level, _error, swing = _line(seen[::-max(1, len(seen) // TREND_POINTS)])
+    slope, level, sure = _line([point for point in seen if point[0] >= -TREND_SECONDS])
+    swing = _swing(seen)
     rise = _surge(seen, sample.load)
     if rise > 0:
         # Too new for a line: who comes within two minutes of an exam's start came half by now.
@@ -160,22 +161,36 @@ def _surge(seen: Sequence[tuple[float, float]], load: float) -> float:
     return rise if rise > TREND_SURE * swing else 0.0
 
 
-def _line(seen: Sequence[tuple[float, float]]) -> tuple[float, float, float, float]:
-    """Least squares: slope a second, level at time 0 (the mean for a flat line), error of the slope, deviation from the line.
-
-    Too few points are no line: a mean with a slope that is never sure.
-    """
+def _line(seen: Sequence[tuple[float, float]]) -> tuple[float, float, bool]:
+    """Least squares: (slope a second, level at time 0, whether it surely rises); where it does not, the level is the mean."""
     count = len(seen)
     mean = sum([load for _when, load in seen]) / count
     if count < TREND_FEWEST:
-        return 0.0, mean, math.inf, 0.0
+        return 0.0, mean, False
     middle = sum([when for when, _load in seen]) / count
     spread = sum([(when - middle) ** 2 for when, _load in seen])
     slope = sum([(when - middle) * (load - mean) for when, load in seen]) / spread if spread > 0 else 0.0
-    rest = max(0.0, sum([(load - mean) ** 2 for _when, load in seen]) - slope * slope * spread) / (count - 2)
-    error = math.sqrt(rest / spread) if spread > 0 else math.inf
-    level = mean - slope * middle if slope > TREND_SURE * error else mean
-    return slope, level, error, math.sqrt(rest)
+    if slope <= 0:
+        return slope, mean, False
+    rest = max(0.0, sum([(load - mean) ** 2 for _when, load in seen]) - slope * slope * spread)
+    if slope * slope * spread * (count - 2) <= TREND_SURE ** 2 * rest:
+        return slope, mean, False
+    return slope, mean - slope * middle, True
+
+
+def _swing(seen: Sequence[tuple[float, float]]) -> float:
+    """Standard deviation of a minute's load, from the differences between minutes: medians, so that a step is no swing."""
+    changes: list[float] = []
+    last, later = seen[-1]
+    for when, load in reversed(seen):
+        if last - when >= SWING_APART:
+            changes.append(later - load)
+            last, later = when, load
+    if len(changes) < TREND_FEWEST:
+        return 0.0
+    usual = statistics.median(changes)
+    # 1.48 makes a median deviation a standard deviation; a difference has twice the variance of its sides.
+    return 1.48 / math.sqrt(2) * statistics.median([abs(change - usual) for change in changes])
 
 
 def forecast(situation: Situation) -> Wish | None:

@@ -21,7 +21,7 @@ QUIET = History(recommended=((NOW - 400, 1), (NOW - 100, 1)))
 def decided(
     size: int, load: float, policy: Policy | None = None, history: History = QUIET, trusted: bool = True, **more: object
 ) -> Decision:
-    policy = policy or Policy(max_nodes=20)
+    policy = policy or Policy(max_nodes=20, max_step_out=2)
     sick = int(more.pop("sick", 0))
     lower = bool(more.pop("lower_bound", False))
     nodes = [Node(f"n{i}", "web", f"10.0.0.{i}", "a", "running", 0.0) for i in range(size + sick)]
