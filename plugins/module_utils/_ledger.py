@@ -354,12 +354,14 @@ class Ledger:
             "SELECT action, node, planned, finished, message FROM activities WHERE action IN ('launch', 'join')"
             " AND status = 'done' ORDER BY planned DESC, id DESC LIMIT ?", limit,
         )
-        joined = {str(row["node"]): row["finished"] for row in rows if row["action"] == "join" and row["finished"]}
-        return [
-            float(joined[name]) - float(row["planned"])
-            for row in rows if row["action"] == "launch"
-            for name in str(row["message"]).split(", ") if joined.get(name, 0) > row["planned"]
-        ]
+        joins = [(str(row["node"]), float(row["finished"])) for row in rows if row["action"] == "join" and row["finished"]]
+        found = []
+        for row in rows:
+            if row["action"] == "launch":
+                for name in str(row["message"]).split(", "):
+                    ends = [end - row["planned"] for joined, end in joins if joined == name and end > row["planned"]]
+                    found += [min(ends)] if ends else []
+        return found
 
     def state(self, key: str) -> Any:
         """One remembered value, or None."""

@@ -46,7 +46,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--histories", type=int, default=100_000, help="histories: how many (default 100000)")
     parser.add_argument("--seeds", type=int, default=30, help="policies: traces of each shape (default 30)")
     parser.add_argument("--shapes", default="", help="policies: which shapes, with commas (default: all)")
-    parser.add_argument("--targets", default="0.6,0.7,0.75,0.8", help="policies: our targets, the default among them (default: %(default)s)")
+    parser.add_argument("--targets", default="0.7", help="policies: our targets, the default among them (default: %(default)s)")
     parser.add_argument("--parts", default="versus,measures,freshness", help="pages: which parts, with commas (default: all)")
     parser.add_argument("--keep", action="store_true", help="keep the benchmarks' own containers, for the next time")
     parser.add_argument("--fleet-file", default=os.environ.get("MOODLE_FLEET_FILE"), help=argparse.SUPPRESS)

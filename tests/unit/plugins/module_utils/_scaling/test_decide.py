@@ -12,7 +12,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.de
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.recommend import active
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import survey
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Decision, History, Member, Node, Pause, Sample
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Decision, History, Member, Node, Outlook, Pause, Sample
 
 NOW = 1_000_000.0
 QUIET = History(recommended=((NOW - 400, 1), (NOW - 100, 1)))
@@ -64,6 +64,28 @@ def test_tracking_and_caps(size: int, load: float, desired: int, last: str) -> N
 
 def test_a_smaller_step_factor_still_allows_one_node() -> None:
     assert decided(2, 20, Policy(max_step_out=1.1)).desired == 3
+
+
+def test_an_exam_is_answered_in_one_step_and_a_large_fleet_shrinks_by_a_quarter() -> None:
+    assert decided(2, 56, Policy(max_nodes=30)).desired == 20
+    assert decided(2, 200, Policy(max_nodes=30)).desired == 20
+    assert decided(12, 0, Policy(max_nodes=20)).desired == 9
+
+
+def test_the_forecast_adds_nodes_in_time_and_never_takes_one_away() -> None:
+    busy = Outlook(((NOW, 5.0), (NOW + 300, 20.0)), 300.0, 3, 20.0, 1.0)
+    quiet = Outlook(((NOW, 0.0), (NOW + 300, 0.0)), 300.0, 3, 20.0, 1.0)
+    grown = decided(2, 5, outlook=busy, launch_seconds=300.0)
+    assert (grown.desired, grown.recommended) == (4, 8)  # eight wanted, twice the size at most
+    assert "forecast" in codes(grown)
+    assert decided(4, 11, outlook=quiet, launch_seconds=60.0).desired == 4
+    told = decided(2, 5, Policy(max_nodes=20, forecast="recommend"), outlook=busy, launch_seconds=300.0)
+    assert (told.desired, told.recommended) == (2, 2)
+    assert "forecast" in codes(told)
+    # Advice alone is no recommendation, and it holds no node back.
+    assert "no_recommendation" in codes(decided(2, 5, Policy(forecast="recommend"), trusted=False, outlook=busy, launch_seconds=300.0))
+    shrinking = decided(8, 5, Policy(max_nodes=20, forecast="recommend"), outlook=busy, launch_seconds=300.0)
+    assert shrinking.direction == "in"
 
 
 def test_larger_steps_in_are_a_matter_of_policy() -> None:
@@ -158,7 +180,7 @@ def test_a_person_stands_above_the_recommenders_but_not_above_the_bounds() -> No
 
 
 def test_reasons_keep_every_wish_and_their_order() -> None:
-    policy = Policy.from_settings({"max_nodes": 5, "schedule": [{"nodes": 5, "from": "00:00", "until": "23:59"}]})
+    policy = Policy.from_settings({"max_nodes": 5, "max_step_out": 2, "schedule": [{"nodes": 5, "from": "00:00", "until": "23:59"}]})
     assert codes(decided(4, 100, policy)) == ["tracking", "schedule", "step_out", "max_nodes"]
     assert codes(decided(2, 0, policy)) == ["tracking", "schedule", "step_out"]
 

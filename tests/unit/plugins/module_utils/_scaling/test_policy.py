@@ -33,6 +33,9 @@ def test_defaults_are_valid_and_equal_to_the_schema() -> None:
         ({"scale_out_above": 0.69, "scale_in_below": 0.2}, "target"),
         ({"max_node": 3}, "max_node"),
         ({"timezone": "Mars/Base"}, "timezone"),
+        ({"forecast": "always"}, "forecast"),
+        ({"forecast": True}, "forecast"),
+        ({"max_step_in": 0}, "max_step_in"),
         ({"schedule": "07:30"}, "schedule"),
         ({"schedule": [{"nodes": 3, "from": "25:00", "until": "09:00"}]}, "schedule[0].from"),
         ({"schedule": [{"nodes": 3, "from": "07:00", "until": "07:00"}]}, "schedule[0].until"),
@@ -46,7 +49,7 @@ def test_a_wrong_setting_is_named(settings: dict, key: str) -> None:
     problems = validate_policy(settings)
     assert [problem[0] for problem in problems] == [key]
     assert problems[0][2]
-    with pytest.raises(ValueError, match="remove|give|must|overlap|target"):
+    with pytest.raises(ValueError, match="remove|give|must|overlap|target|use one of"):
         Policy.from_settings(settings)
 
 
@@ -59,3 +62,16 @@ def test_thresholds_come_from_target_and_dead_band_or_are_given() -> None:
 
 def test_several_problems_are_listed_together() -> None:
     assert len(validate_policy({"min_nodes": "two", "max": 1, "target": 9})) == 3
+
+
+def test_an_unquoted_off_of_yaml_means_off() -> None:
+    assert Policy.from_settings({"forecast": False}).forecast == "off"
+    assert Policy.from_settings({"forecast": "scale_out"}).forecast == "scale_out"
+
+
+def test_a_step_in_is_a_quarter_of_the_fleet_unless_given() -> None:
+    policy = Policy()
+    assert [policy.step_in(size) for size in (0, 2, 7, 8, 20)] == [1, 1, 1, 2, 5]
+    assert policy.draining(20) == 5
+    assert (Policy(max_step_in=3).step_in(20), Policy(max_step_in=3).draining(20)) == (3, 3)
+    assert Policy(max_step_in=3, max_draining=1).draining(20) == 1
