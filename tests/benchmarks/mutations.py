@@ -24,8 +24,8 @@ TESTS = "tests/unit/plugins/module_utils"
 TIMEOUT = 300
 # The quick tests first: most faults never reach the slow ones.
 STAGES = (
-    [f"{TESTS}/_scaling/test_{name}.py" for name in ("decide", "plan", "metrics", "policy")],
-    [f"{TESTS}/test_check.py", f"{TESTS}/test_ledger.py"],
+    [f"{TESTS}/_scaling/test_{name}.py" for name in ("decide", "plan", "metrics", "policy", "forecast")],
+    [f"{TESTS}/_scaling/test_simulate.py", f"{TESTS}/test_check.py", f"{TESTS}/test_ledger.py"],
     [f"{TESTS}/_scaling/test_histories.py"],
 )
 
@@ -50,13 +50,31 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/recommend.py", "begin <= now < _moment(_end_day(day, entry)", "begin <= now <= _moment(_end_day(day, entry)"),
     (f"{CORE}/recommend.py", "for day in (today - datetime.timedelta(days=1), today):", "for day in (today,):"),
     (f"{CORE}/recommend.py", "workers * policy.target) - 1e-9", "workers) - 1e-9"),
+    (f"{CORE}/recommend.py", 'advice = policy.forecast == "recommend" or', "advice ="),
+    (f"{CORE}/recommend.py", "seen.days < ENOUGH_DAYS", "False"),
+    (f"{CORE}/recommend.py", "if begin < until and", "if"),
+    (f"{CORE}/recommend.py", "if size < wanted and load <=", "if False and load <="),
+    (f"{CORE}/recommend.py", "min(level + slope * lead, TREND_MOST * sample.load)", "level + slope * lead"),
+    (f"{CORE}/recommend.py", "<= TREND_SURE ** 2 * rest:", "<= 0:"),
+    (f"{CORE}/recommend.py", "return rise if rise > TREND_SURE * swing else 0.0", "return 0.0"),
+    (f"{CORE}/recommend.py", "(ahead + 2 * swing)", "(ahead)"),
+    (f"{CORE}/recommend.py", "statistics.median([abs(change - usual) for change in changes])", "max([abs(change - usual) for change in changes])"),
+    # forecast
+    (f"{CORE}/forecast.py", "[(len(values) - 1) // 2]", "[len(values) // 2]"),
+    (f"{CORE}/forecast.py", "for begin, loads in said.items() if len(loads) > 1)", "for begin, loads in said.items() if loads)"),
+    (f"{CORE}/forecast.py", "min(statistics.median(ratios), statistics.median(ratios[-FEWEST:]))", "statistics.fmean(ratios)"),
+    (f"{CORE}/forecast.py", "return min(MOST, max(LEAST, ratio))", "return ratio"),
+    (f"{CORE}/forecast.py", " - here) for week", ") for week"),
+    (f"{CORE}/forecast.py", "sorted(measured[:LAUNCHES])", "sorted(measured)"),
+    (f"{CORE}/forecast.py", "slot_of(present + SLOT + lead + MARGIN)", "slot_of(present + lead)"),
+    (f"{CORE}/policy.py", "if value is False and setting.kind", "if False and setting.kind"),
     # decide
-    (f"{CORE}/decide.py", "highest = max((wish.desired for wish in wishes), default=size)",
-     "highest = min((wish.desired for wish in wishes), default=size)"),
+    (f"{CORE}/decide.py", "highest = max(counting, default=size)", "highest = min(counting, default=size)"),
+    (f"{CORE}/decide.py", "for wish in wishes if not wish.advice]", "for wish in wishes]"),
     (f"{CORE}/decide.py", "if not any(when <= begin for", "if not any(when <= now for"),
     (f"{CORE}/decide.py", "for when, count in history.recommended if when >= begin), default",
      "for when, count in history.recommended if when >= now), default"),
-    (f"{CORE}/decide.py", "least = chain.size - policy.max_step_in", "least = 0"),
+    (f"{CORE}/decide.py", "least = chain.size - policy.step_in(chain.size)", "least = 0"),
     (f"{CORE}/decide.py", "math.floor(chain.size * policy.max_step_out)", "math.floor(chain.size * 100)"),
     (f"{CORE}/decide.py", "last_any = max(history.last_out, history.last_in)", "last_any = history.last_in"),
     (f"{CORE}/decide.py", "if passed < policy.cooldown_out:", "if passed <= policy.cooldown_out:"),
@@ -72,13 +90,13 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/survey.py", "seen = max(intent.seen, seen)", "pass"),
     (f"{CORE}/survey.py", "if intent.created < settled:", "if True:"),
     (f"{CORE}/survey.py", "visible(intent, nodes) + intent.gone", "visible(intent, nodes)"),
-    (f"{CORE}/survey.py", "+ self.coming\n\n    @property\n    def existing", "\n\n    @property\n    def existing"),
+    (f"{CORE}/survey.py", "+ self.coming\n\n    @cached_property\n    def existing", "\n\n    @cached_property\n    def existing"),
     # plan
     (f"{CORE}/plan.py", "count = min(decision.desired - survey.size, room)", "count = decision.desired - survey.size"),
     (f"{CORE}/plan.py", "token=intent.token", "token=token"),
     (f"{CORE}/plan.py", "if survey.serving < max(policy.min_nodes, decision.desired):", "if False:"),
     (f"{CORE}/plan.py", "survey.serving - max(policy.min_nodes, decision.desired),", "surplus,"),
-    (f"{CORE}/plan.py", "policy.max_draining - under_way,", "policy.max_draining,"),
+    (f"{CORE}/plan.py", "policy.draining(survey.size) - under_way,", "policy.draining(survey.size),"),
     (f"{CORE}/plan.py", "if survey.serving < policy.min_nodes:\n                notes", "if False:\n                notes"),
     (f"{CORE}/plan.py", "and not view.protected and not view.held]", "and not view.held]"),
     (f"{CORE}/plan.py", "if not view.retiring and not view.held]", "if not view.retiring]"),
@@ -101,6 +119,11 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ("plugins/module_utils/_ledger.py", "if plan and plans != mark:", "if False:"),
     ("plugins/module_utils/_ledger.py", "SET seen = max(seen, ?)", "SET seen = ?"),
     ("plugins/module_utils/_ledger.py", "INSERT OR IGNORE INTO intents", "INSERT OR REPLACE INTO intents"),
+    ("plugins/module_utils/_check.py", "    if saturated:\n        data", "    if False:\n        data"),
+    ("plugins/module_utils/_check.py", "    if manual is not None:\n        data", "    if False:\n        data"),
+    ("plugins/module_utils/_ledger.py", "if sample.trusted and sample.seconds > 0:", "if sample.seconds > 0:"),
+    ("plugins/module_utils/_ledger.py", "load = (load * seconds + excluded.load * excluded.seconds)", "load = (load * seconds + excluded.load * seconds)"),
+    ("plugins/module_utils/_ledger.py", "if joined == name and end > row", "if joined == name and end < 2 * row"),
     ("plugins/module_utils/_ledger.py", "and not step.since for step", "for step"),
 )
 
