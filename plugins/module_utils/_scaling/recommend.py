@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import datetime
 import math
-import statistics
 import zoneinfo
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import ENOUGH_DAYS, MARGIN
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import (
+    ENOUGH_DAYS,
+    MARGIN,
+    median,
+)
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import (
     History,
@@ -188,9 +191,9 @@ def _swing(seen: Sequence[tuple[float, float]]) -> float:
             last, later = when, load
     if len(changes) < TREND_FEWEST:
         return 0.0
-    usual = statistics.median(changes)
+    usual = median(changes)
     # 1.48 makes a median deviation a standard deviation; a difference has twice the variance of its sides.
-    return 1.48 / math.sqrt(2) * statistics.median([abs(change - usual) for change in changes])
+    return 1.48 / math.sqrt(2) * median([abs(change - usual) for change in changes])
 
 
 def forecast(situation: Situation) -> Wish | None:
