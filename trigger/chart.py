@@ -162,7 +162,8 @@ def simulation_page(name: str, policy: Policy, trace: Trace, run: Run, data: Map
     ]
     return page(
         f"Fleet {name}: simulation", f"{len(trace.loads) / 1440:.1f} days, times in UTC; decisions tell their reasons on hover", tiles,
-        [section("Nodes", [("c", "needed"), ("a", "in service"), ("b", "decision to grow"), ("c", "decision to shrink")], nodes.svg("Nodes needed and in service")),
+        [section("Nodes", [("c", "needed"), ("a", "in service"), ("b", "decision to grow"), ("c", "decision to shrink")],
+                 nodes.svg("Nodes needed and in service")),
          section("Load", [("a", "requests in service"), ("d", "expected by the weekly shape")], load.svg("Load and forecast")),
          f"<section><h2>Numbers</h2><table>{rows}</table></section>"],
     )

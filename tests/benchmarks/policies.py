@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import multiprocessing
 import os
 import time
@@ -138,7 +139,7 @@ def judge(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[di
     goals, curves = [], []
     weekly = {name for name, (_function, rhythm) in SHAPES.items() if rhythm}
     wins = 0
-    names = [name for name in rivals.RIVALS] + ["static"]
+    names = [*rivals.RIVALS, "static"]
     totals: dict[str, list[float]] = {}
     for name in SHAPES:
         minutes = len(generate(name, 0).loads)
@@ -151,7 +152,7 @@ def judge(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[di
                 rival: at_hours([value[:2] for key, value in average.items() if key[:3] == (name, launch, rival)], hours)
                 for rival in names
             }
-            known = {rival: value for rival, value in found.items() if value == value}
+            known = {rival: value for rival, value in found.items() if not math.isnan(value)}
             rival = min(known, key=lambda one: known[one]) if known else "-"
             lack = known.get(rival, float("nan"))
             # Each at the setting that costs about the same: one that never shrinks is calm, and so is one that is always late.
