@@ -210,3 +210,10 @@ def test_without_launch_times_or_trust_there_is_no_trend() -> None:
     assert trend(growing([18.0, 19.5, 21.0, 22.5, 24.0], launch=0.0)) is None
     assert trend(growing([18.0, 19.5, 21.0, 22.5, 24.0], trusted=False)) is None
     assert trend(growing([18.0, 19.5, 21.0], size=0)) is None
+
+
+@pytest.mark.parametrize("lead", [0.0, 40.0, 241.0, 300.0, 899.0])
+def test_the_slots_reach_as_far_as_the_last_check_of_a_slot_looks(lead: float) -> None:
+    slots = weeks_of(NOW, 4)
+    last_moment = slot_of(NOW) + SLOT - 1 + lead + 60
+    assert ahead(NOW, slots, lead).points[-1][0] <= last_moment < ahead(NOW, slots, lead).points[-1][0] + SLOT
