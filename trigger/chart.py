@@ -35,8 +35,8 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .tile span, .key { color: var(--soft); font-size: 13px } .key i { display: inline-block; width: 14px; height: 3px; margin: 0 6px 3px 14px }
 svg { width: 100%; min-width: 640px; height: auto; display: block } svg text { fill: var(--soft); font-size: 12px }
 .grid { stroke: var(--line) } .a { stroke: var(--a) } .b { stroke: var(--b) } .c { stroke: var(--c) } .d { stroke: var(--d) }
-path { fill: none; stroke-width: 1.6; vector-effect: non-scaling-stroke } path.fill { stroke: none; fill: var(--b); opacity: .18 }
-circle { stroke: var(--card); stroke-width: 1.5 } circle.out { fill: var(--b) } circle.in { fill: var(--c) }
+path { fill: none; stroke-width: 1.6; vector-effect: non-scaling-stroke } path.d { stroke-width: 1 }
+circle { fill-opacity: .75 } circle.out { fill: var(--b) } circle.in { fill: var(--d) }
 table { border-collapse: collapse; width: 100%; font-size: 14px } td, th { text-align: left; padding: 5px 10px 5px 0; border-bottom: 1px solid var(--line);
   vertical-align: top } th { color: var(--soft); font-weight: 500 }
 """
@@ -87,9 +87,9 @@ class Chart:
             drawn.append(f"H{WIDTH - RIGHT}")
         self.parts.append(f'<path class="{look}" d="{"".join(drawn)}"/>')
 
-    def dot(self, moment: float, value: float, look: str, told: str) -> None:
+    def dot(self, moment: float, value: float, look: str, told: str, size: float = 4) -> None:
         """A point with a text on hover."""
-        self.parts.append(f'<circle class="{look}" r="4" cx="{self.x(moment):.1f}" cy="{self.y(value):.1f}"><title>{html.escape(told)}</title></circle>')
+        self.parts.append(f'<circle class="{look}" r="{size:g}" cx="{self.x(moment):.1f}" cy="{self.y(value):.1f}"><title>{html.escape(told)}</title></circle>')
 
     def svg(self, label: str) -> str:
         """The chart."""
@@ -139,15 +139,17 @@ def simulation_page(name: str, policy: Policy, trace: Trace, run: Run, data: Map
     supply = [(moment, float(count)) for moment, count in run.supply]
     top = max([float(one) for one in demand if one is not None] + [count for _moment, count in supply])
     nodes = Chart(trace.begin, trace.end, top)
-    nodes.curve([(moment, None if one is None else float(one)) for moment, one in zip(minutes, demand)], "c", steps=True)
     nodes.curve(supply, "a", steps=True)
+    nodes.curve([(moment, None if one is None else float(one)) for moment, one in zip(minutes, demand)], "c", steps=True)
+    small = 4 if len(run.decisions) < 200 else 2
     for one in run.decisions[-MOST_DECISIONS:]:
         why = "\n".join(f"{reason.text} → {reason.desired}" for reason in one.decision.reasons)
         when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(one.time))
-        nodes.dot(one.time, one.decision.desired, one.decision.direction, f"{when}: {one.decision.size} → {one.decision.desired}\n{why}")
+        nodes.dot(one.time, one.decision.desired, one.decision.direction, f"{when}: {one.decision.size} → {one.decision.desired}\n{why}",
+                  small)
     load = Chart(trace.begin, trace.end, max([one for one in trace.loads if one is not None] + [one for _moment, one in run.outlooks]))
-    load.curve(list(run.outlooks), "d")
     load.curve(list(zip(minutes, trace.loads)), "a")
+    load.curve(list(run.outlooks), "d")
     rows = "".join(
         f"<tr><td>{html.escape(key.replace('_', ' '))}<td>{html.escape(json.dumps(value))}" for key, value in data.items()
         if isinstance(value, (int, float))
@@ -162,7 +164,7 @@ def simulation_page(name: str, policy: Policy, trace: Trace, run: Run, data: Map
     ]
     return page(
         f"Fleet {name}: simulation", f"{len(trace.loads) / 1440:.1f} days, times in UTC; decisions tell their reasons on hover", tiles,
-        [section("Nodes", [("c", "needed"), ("a", "in service"), ("b", "decision to grow"), ("c", "decision to shrink")],
+        [section("Nodes", [("c", "needed"), ("a", "in service"), ("b", "decision to grow"), ("d", "decision to shrink")],
                  nodes.svg("Nodes needed and in service")),
          section("Load", [("a", "requests in service"), ("d", "expected by the weekly shape")], load.svg("Load and forecast")),
          f"<section><h2>Numbers</h2><table>{rows}</table></section>"],
