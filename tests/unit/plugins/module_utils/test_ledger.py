@@ -325,3 +325,13 @@ def test_checks_are_read_in_order_with_their_samples_and_inputs(ledger: Ledger) 
     ledger.pause("in", "", NOW, NOW + 60)
     ledger.resume(NOW + 9)
     assert [(pause.scope, ended) for pause, ended in ledger.all_pauses()] == [("in", NOW + 9)]
+
+
+def test_a_name_that_is_used_again_is_another_launch(ledger: Ledger) -> None:
+    for begin, seconds in ((NOW, 70.0), (NOW + 20_000, 50.0)):
+        number = commit(ledger, Plan((Step("launch", "", count=1, token=f"t{begin}"),)), at=begin)
+        ledger.record(number, [
+            {"action": "launch", "node": f"t{begin}", "status": "done", "finished": begin + seconds, "message": "web-1"},
+            {"action": "join", "node": "web-1", "status": "done", "started": begin, "finished": begin + seconds},
+        ])
+    assert ledger.launch_times() == [50.0, 70.0]
