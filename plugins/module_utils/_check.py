@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import BalancerError, Counters
@@ -124,10 +124,13 @@ def sources_of(fleet: Fleet) -> Sources:
                 return str(known["id"]), str(known.get("release", ""))
         return "", release
 
-    zones = fleet.cloud.get("zones") or ()
+    def nodes() -> list[Node]:
+        found = cloud.nodes()
+        notices = cloud.notices(found)
+        return [replace(node, notice=notices[node.name]) if node.name in notices else node for node in found]
+
     return Sources(
-        nodes=cloud.nodes, read=read, probe=probe_health, image=image, zones=tuple(str(z) for z in zones),
-        settle=cloud.settle,
+        nodes=nodes, read=read, probe=probe_health, image=image, zones=tuple(cloud.zones()), settle=cloud.settle,
     )
 
 

@@ -38,6 +38,12 @@ def _podman() -> ModuleType:
     return podman
 
 
+def _aws() -> ModuleType:
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds import aws
+
+    return aws
+
+
 def _haproxy() -> ModuleType:
     from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers import haproxy
 
@@ -45,7 +51,7 @@ def _haproxy() -> ModuleType:
 
 
 # A new driver is one module here that holds SETTINGS and `driver(fleet)` or `reader(fleet, addresses)`.
-CLOUDS = {"podman": _podman}
+CLOUDS = {"podman": _podman, "aws": _aws}
 BALANCERS = {"haproxy": _haproxy}
 
 

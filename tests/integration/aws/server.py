@@ -361,6 +361,23 @@ class AwsServer:
             return error(request, "InvalidInstanceID.NotFound", 400)
         return self._pass(environ, body)
 
+    def _do_ec2_CreateImage(self, request: Reader, environ: dict[str, Any], _body: bytes) -> Answer:
+        """moto takes no tags for snapshots, and the same name twice."""
+        with self._work:
+            if any(one.name == request.parameters.get("Name") for one in self.ec2.amis.values()):
+                return error(request, "InvalidAMIName.Duplicate", 400)
+            kinds = {k.split(".")[1]: v for k, v in request.parameters.items() if k.endswith(".ResourceType")}
+            form = {k: v for k, v in request.parameters.items() if kinds.get((k + "..").split(".")[1]) != "snapshot"}
+            form |= {"Action": request.action, "Version": "2016-11-15"}
+            answer = self._pass(environ, urllib.parse.urlencode(form).encode())
+            found = re.search(rb"<imageId>([^<]+)</imageId>", answer.body)
+            for number in [number for number, kind in kinds.items() if kind == "snapshot" and found]:
+                image = self.ec2.amis[found.group(1).decode()]
+                start = f"TagSpecification.{number}.Tag."
+                keys = {k.removesuffix(".Key"): v for k, v in request.parameters.items() if k.startswith(start) and k.endswith(".Key")}
+                image.ebs_snapshot.add_tags({key: request.parameters[f"{place}.Value"] for place, key in keys.items()})
+            return answer
+
     def _do_ec2_DescribeSpotInstanceRequests(self, request: Reader, _environ: dict[str, Any], _body: bytes) -> Answer:
         """moto keeps no request for instances launched by RunInstances."""
         rows = []
