@@ -11,6 +11,7 @@ from typing import Any
 
 # The tag by which everything of a fleet is known; further tags have it as prefix.
 TAG = "moodle_fleet"
+FINAL = frozenset({"InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientCapacity"})
 # The standard mode waits up to 20 s between two attempts and respects a quota of its own.
 ATTEMPTS = 6
 
@@ -67,8 +68,16 @@ class Aws:
                 retries={"mode": "standard", "total_max_attempts": ATTEMPTS}, connect_timeout=5, read_timeout=30,
                 user_agent_extra="moodle-fleet",
             )
-            self._clients[service] = session.client(service, config=config)
+            client = session.client(service, config=config)
+            client.meta.events.register_first(f"needs-retry.{client.meta.service_model.service_id.hyphenize()}", _final)
+            self._clients[service] = client
         return self._clients[service]
+
+
+def _final(response: Any = None, **_kwargs: Any) -> None:
+    """Keep botocore from asking again for what another kind or zone has: AWS says so with status 500."""
+    if response is not None and response[1].get("Error", {}).get("Code") in FINAL:
+        response[0].status_code = 400
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
 )
 
 if TYPE_CHECKING:
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudDriver
     from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet
 
 # Faults that make the member list as doubtful as the counters.
@@ -124,14 +125,20 @@ def sources_of(fleet: Fleet) -> Sources:
                 return str(known["id"]), str(known.get("release", ""))
         return "", release
 
-    def nodes() -> list[Node]:
-        found = cloud.nodes()
-        notices = cloud.notices(found)
-        return [replace(node, notice=notices[node.name]) if node.name in notices else node for node in found]
-
     return Sources(
-        nodes=nodes, read=read, probe=probe_health, image=image, zones=tuple(cloud.zones()), settle=cloud.settle,
+        nodes=lambda: observed_nodes(cloud), read=read, probe=probe_health, image=image, zones=tuple(cloud.zones()),
+        settle=cloud.settle,
     )
+
+
+def observed_nodes(cloud: CloudDriver) -> list[Node]:
+    """The nodes with what the cloud has announced for them.
+
+    :raises CloudError: when the cloud does not answer.
+    """
+    found = cloud.nodes()
+    notices = cloud.notices(found)
+    return [replace(node, notice=notices[node.name]) if node.name in notices else node for node in found]
 
 
 def probe_health(nodes: Sequence[Node], timeout: float = 1.0) -> dict[str, bool]:
