@@ -264,6 +264,8 @@ class AwsServer:
                 if first != asked:
                     return error(request, "IdempotentParameterMismatch", 400)
                 return Answer("200 OK", [("Content-Type", "text/xml")], self._present(content, names))
+            if any(key.startswith("LaunchTemplate.") for key in given) and not self._template(given):
+                return error(request, "InvalidLaunchTemplateId.NotFound", 400)
             image = given.get("ImageId") or self._template(given).get("ImageId", "")
             if image not in self.ec2.amis:
                 return error(request, "InvalidAMIID.NotFound", 400)
@@ -377,6 +379,15 @@ class AwsServer:
                 keys = {k.removesuffix(".Key"): v for k, v in request.parameters.items() if k.startswith(start) and k.endswith(".Key")}
                 image.ebs_snapshot.add_tags({key: request.parameters[f"{place}.Value"] for place, key in keys.items()})
             return answer
+
+    def _do_ec2_DeleteLaunchTemplateVersions(self, request: Reader, _environ: dict[str, Any], _body: bytes) -> Answer:
+        """moto has no such action."""
+        wanted = {int(v) for k, v in request.parameters.items() if k.startswith("LaunchTemplateVersion.")}
+        with self._work:
+            for template in self.ec2.launch_templates.values():
+                if request.parameters.get("LaunchTemplateName") in (None, template.name):
+                    template.versions = [one for one in template.versions if one.number not in wanted]
+        return Answer("200 OK", [("Content-Type", "text/xml")], b"<DeleteLaunchTemplateVersionsResponse/>")
 
     def _do_ec2_DescribeSpotInstanceRequests(self, request: Reader, _environ: dict[str, Any], _body: bytes) -> Answer:
         """moto keeps no request for instances launched by RunInstances."""

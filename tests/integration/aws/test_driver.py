@@ -74,7 +74,8 @@ def test_user_data_names_each_node_and_brings_its_host_key(aws: AwsServer, drive
     known = (tmp_path / "state/launches/aws-web-abc/known_hosts").read_text().split()
     for number, node in enumerate(sorted(nodes, key=lambda n: n.name)):
         instance = aws.ec2.get_instance(node.id)
-        text = base64.b64decode(instance.user_data).decode()
+        found = boto3.client("ec2").describe_instance_attribute(InstanceId=node.id, Attribute="userData")
+        text = base64.b64decode(found["UserData"]["Value"]).decode()
         assert text.startswith("## template: jinja\n#cloud-config\n")
         # As cloud-init renders it.
         data = {"meta_data": {"ami_launch_index": str(instance.ami_launch_index)}}
@@ -89,9 +90,7 @@ def test_user_data_names_each_node_and_brings_its_host_key(aws: AwsServer, drive
     assert (tmp_path / "state/launches/aws-web-abc/ssh_host_ed25519_key").stat().st_mode & 0o077 == 0
 
 
-def test_what_lacks_is_had_elsewhere_in_the_same_pass_and_remembered(
-    aws: AwsServer, driver: AwsDriver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_lacks_is_had_elsewhere_in_the_same_pass_and_remembered(aws: AwsServer, driver: AwsDriver) -> None:
     aws.capacity = {(A, "m7i.large"): 1, (B, "m7i.large"): 0, (B, "m6i.large"): 0}
     nodes = driver.launch(LaunchSpec("web", 9, "abc"))
     assert len(nodes) == len({node.name for node in nodes}) == 9
@@ -101,9 +100,9 @@ def test_what_lacks_is_had_elsewhere_in_the_same_pass_and_remembered(
     aws.calls.clear()
     again = driver.launch(LaunchSpec("web", 2, "def", zones=driver.zones()))
     assert zones(again) == {A: 1, C: 1} and aws.counts() == {"RunInstances": 2}
-    now = time.time()
-    monkeypatch.setattr(aws_launch.time, "time", lambda: now + aws_launch.REMEMBERED + 1)
-    assert driver.zones() == [A, B, C]
+    later = time.time() + aws_launch.REMEMBERED + 1
+    capacity = aws_launch.Capacity(driver.state / "capacity.json", clock=lambda: later)
+    assert capacity.zones([A, B, C], ["m7i.large", "m6i.large"]) == [A, B, C]
 
 
 def test_what_cannot_be_had_at_all_is_named(aws: AwsServer, driver: AwsDriver) -> None:
