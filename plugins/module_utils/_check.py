@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 # Faults that make the member list as doubtful as the counters.
 BLIND = frozenset({"missing", "stale", "future", "absurd"})
+# Those of them that a balancer's metrics can have without its member list.
+LATE = frozenset({"stale", "future"})
 
 
 def _nothing_saturated() -> Mapping[str, str]:
@@ -117,7 +119,7 @@ def sources_of(fleet: Fleet) -> Sources:
 
     def read(nodes: Sequence[Node]) -> Counters:
         addresses = [node.address for node in nodes if node.role == "balancer" and node.state == "running"]
-        return balancer_reader(fleet, addresses).read()
+        return balancer_reader(fleet, addresses, nodes).read()
 
     def image(release: str) -> tuple[str, str]:
         for known in cloud.images():
@@ -222,7 +224,7 @@ def check(
     )
     codes = {code for code, _text in taken.faults}
     members: Sequence[Member] | None = None
-    if current is not None and not codes & BLIND:
+    if current is not None and not codes & (BLIND - LATE if current.members_fresh else BLIND):
         members = current.members
     if not cloud_known:
         return _blind(ledger, started, origin, taken, history.ghosts, mark, errors, record)
@@ -345,7 +347,7 @@ def _reading_data(reading: Counters, before: Mapping[str, Any] | None, since: fl
     return {
         "taken": reading.taken, "requests": reading.requests, "in_service": reading.in_service,
         "waiting": reading.waiting, "mean_seconds": reading.mean_seconds, "started": reading.started,
-        "mean_window": reading.mean_window, "members": members,
+        "mean_window": reading.mean_window, "interval": reading.interval, "members": members,
     }
 
 
@@ -355,7 +357,7 @@ def _reading(data: Mapping[str, Any] | None) -> Counters | None:
     members = tuple(Member(str(name), "", str(state), 0) for name, state, _seen in data["members"])
     return Counters(
         float(data["taken"]), int(data["requests"]), int(data["in_service"]), int(data["waiting"]),
-        data["mean_seconds"], float(data["started"]), members, int(data["mean_window"]),
+        data["mean_seconds"], float(data["started"]), members, int(data["mean_window"]), float(data.get("interval", 0)),
     )
 
 
