@@ -188,6 +188,9 @@ def _announced(
     """Nodes that the cloud will take away: each goes once the others suffice, and in any case before its time."""
     steps = []
     spare = survey.serving - max(policy.min_nodes, decision.desired)
+    # Without room for a replacement, one that the others can do without makes some.
+    served = sum(view.phase == "in_service" and not view.retiring and not view.held for view in survey.views)
+    leaves = min(1, served - max(policy.min_nodes, decision.desired)) if survey.existing >= policy.max_nodes else 0
     for view in sorted(survey.views, key=lambda one: one.notice):
         if not view.notice or view.retiring or view.held or view.node is None or (doubt and _missing(view)):
             continue
@@ -197,7 +200,8 @@ def _announced(
             steps.append(_step("retire", view, text, 0.0, _deadline(policy, view, now)))
         elif view.phase in ("in_service", "joining", "failing", "draining", "drained"):
             # What serves beyond need was replaced already; several of them leave together.
-            if spare >= 0 or _last_chance(view, survey, now):
+            if spare >= 0 or leaves > 0 or _last_chance(view, survey, now):
+                leaves -= 1
                 steps.append(_step("drain", view, text, 0.0, _deadline(policy, view, now)))
             else:
                 notes.append(f"{view.name}: {text}; it serves until its replacement does")

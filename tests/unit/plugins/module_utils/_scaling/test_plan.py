@@ -412,3 +412,9 @@ def test_at_the_maximum_an_announced_loss_goes_when_its_time_comes() -> None:
     assert steps(planned(6, nodes, members)) == []
     nodes[5] = dataclasses.replace(nodes[5], notice=NOW + 60)
     assert steps(planned(6, nodes, members)) == [("drain", "n5")]
+
+
+def test_at_the_maximum_one_that_is_not_needed_makes_room() -> None:
+    nodes, members = serving(6)
+    nodes[4:] = [dataclasses.replace(one, notice=NOW + 1000 * index) for index, one in enumerate(nodes[4:], 1)]
+    assert steps(planned(5, nodes, members)) == [("drain", "n4")]

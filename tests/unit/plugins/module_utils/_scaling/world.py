@@ -329,7 +329,7 @@ class World:
         else:
             raise Violation(f"not at rest after {checks} checks: {outcome}")
         assert outcome is not None
-        kept = sum("held" in node.tags for node in self.nodes.values())
+        kept = sum("held" in node.tags or name in self.notices for name, node in self.nodes.items())
         wanted = outcome.decision.desired
         if not wanted <= len(self.nodes) + full <= wanted + kept + full:
             raise Violation(f"{len(self.nodes)} nodes at rest, {wanted} wanted: {outcome.phases}")
