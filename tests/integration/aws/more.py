@@ -3,7 +3,7 @@
 """What the bootstrap needs and moto does not know, answered from moto's own state. Import it before a server starts.
 
 EFS: tags by its older calls. ElastiCache: parameter groups, and the deletion of subnet groups. Load balancers: the attributes
-that a new one has.
+that a new one has. RDS: parameters that have their engine's value, a parameter group that does not exist, a gp3 disk's throughput.
 """
 
 from __future__ import annotations
@@ -20,9 +20,14 @@ from moto.efs.responses import EFSResponse
 from moto.elasticache.models import ElastiCacheBackend
 from moto.elasticache.responses import ElastiCacheResponse
 from moto.elbv2.models import FakeLoadBalancer
+from moto.rds.exceptions import DBParameterGroupNotFoundError
+from moto.rds.models import DBInstance
+from moto.rds.responses import RDSResponse
 
 # As AWS documents them.
 ATTRIBUTES = {"idle_timeout.timeout_seconds": "60", "routing.http.drop_invalid_header_fields.enabled": "false"}
+
+PARAMETERS = ("require_secure_transport", "character_set_server", "collation_server", "max_connections")
 
 
 class NotFound(ServiceException):
@@ -93,6 +98,30 @@ def _delete_cache_subnet_group(self: ElastiCacheResponse) -> ActionResult:
     del self.elasticache_backend.cache_subnet_groups[name]
     return EmptyResult()
 
+
+_find_parameter_groups = RDSResponse.describe_db_parameter_groups
+
+
+def _describe_db_parameter_groups(self: RDSResponse) -> ActionResult:
+    name = self.params.get("DBParameterGroupName")
+    if name and name not in self.backend.db_parameter_groups:
+        raise DBParameterGroupNotFoundError(name)
+    return _find_parameter_groups(self)
+
+
+def _describe_db_parameters(self: RDSResponse) -> ActionResult:
+    name = self.params["DBParameterGroupName"]
+    if name not in self.backend.db_parameter_groups:
+        raise DBParameterGroupNotFoundError(name)
+    ours = self.backend.db_parameter_groups[name].parameters
+    usual = {"DataType": "string", "IsModifiable": True, "ApplyType": "dynamic"}
+    found = [{"ParameterName": key, **usual, **ours.get(key, {})} for key in sorted({*PARAMETERS, *ours})]
+    return ActionResult({"Parameters": found})
+
+
+DBInstance.storage_throughput = property(lambda _self: 125, lambda _self, _value: None)
+RDSResponse.describe_db_parameter_groups = _describe_db_parameter_groups
+RDSResponse.describe_db_parameters = _describe_db_parameters
 
 _begin = FakeLoadBalancer.__init__
 
