@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import BalancerError, Counters
@@ -35,10 +35,13 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
 )
 
 if TYPE_CHECKING:
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudDriver
     from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet
 
 # Faults that make the member list as doubtful as the counters.
 BLIND = frozenset({"missing", "stale", "future", "absurd"})
+# Those of them that a balancer's metrics can have without its member list.
+LATE = frozenset({"stale", "future"})
 
 
 def _nothing_saturated() -> Mapping[str, str]:
@@ -116,7 +119,7 @@ def sources_of(fleet: Fleet) -> Sources:
 
     def read(nodes: Sequence[Node]) -> Counters:
         addresses = [node.address for node in nodes if node.role == "balancer" and node.state == "running"]
-        return balancer_reader(fleet, addresses).read()
+        return balancer_reader(fleet, addresses, nodes).read()
 
     def image(release: str) -> tuple[str, str]:
         for known in cloud.images():
@@ -124,11 +127,20 @@ def sources_of(fleet: Fleet) -> Sources:
                 return str(known["id"]), str(known.get("release", ""))
         return "", release
 
-    zones = fleet.cloud.get("zones") or ()
     return Sources(
-        nodes=cloud.nodes, read=read, probe=probe_health, image=image, zones=tuple(str(z) for z in zones),
+        nodes=lambda: observed_nodes(cloud), read=read, probe=probe_health, image=image, zones=tuple(cloud.zones()),
         settle=cloud.settle,
     )
+
+
+def observed_nodes(cloud: CloudDriver) -> list[Node]:
+    """The nodes with what the cloud has announced for them.
+
+    :raises CloudError: when the cloud does not answer.
+    """
+    found = cloud.nodes()
+    notices = cloud.notices(found)
+    return [replace(node, notice=notices[node.name]) if node.name in notices else node for node in found]
 
 
 def probe_health(nodes: Sequence[Node], timeout: float = 1.0) -> dict[str, bool]:
@@ -212,7 +224,7 @@ def check(
     )
     codes = {code for code, _text in taken.faults}
     members: Sequence[Member] | None = None
-    if current is not None and not codes & BLIND:
+    if current is not None and not codes & (BLIND - LATE if current.members_fresh else BLIND):
         members = current.members
     if not cloud_known:
         return _blind(ledger, started, origin, taken, history.ghosts, mark, errors, record)
@@ -335,7 +347,7 @@ def _reading_data(reading: Counters, before: Mapping[str, Any] | None, since: fl
     return {
         "taken": reading.taken, "requests": reading.requests, "in_service": reading.in_service,
         "waiting": reading.waiting, "mean_seconds": reading.mean_seconds, "started": reading.started,
-        "mean_window": reading.mean_window, "members": members,
+        "mean_window": reading.mean_window, "interval": reading.interval, "members": members,
     }
 
 
@@ -345,7 +357,7 @@ def _reading(data: Mapping[str, Any] | None) -> Counters | None:
     members = tuple(Member(str(name), "", str(state), 0) for name, state, _seen in data["members"])
     return Counters(
         float(data["taken"]), int(data["requests"]), int(data["in_service"]), int(data["waiting"]),
-        data["mean_seconds"], float(data["started"]), members, int(data["mean_window"]),
+        data["mean_seconds"], float(data["started"]), members, int(data["mean_window"]), float(data.get("interval", 0)),
     )
 
 

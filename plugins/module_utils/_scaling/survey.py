@@ -39,6 +39,7 @@ class View:
     protected: bool = False
     held: bool = False
     doubtful: bool = False
+    notice: float = 0.0
 
     @property
     def busy(self) -> int:
@@ -50,7 +51,7 @@ class View:
         """Whether it counts towards the desired number."""
         if self.node is None:
             return self.doubtful
-        if self.retiring:
+        if self.retiring or self.notice:
             return False
         if self.held:
             return self.phase == "in_service"
@@ -86,8 +87,15 @@ class Survey:
 
     @property
     def serving(self) -> int:
-        """Nodes in service that are not leaving."""
+        """Nodes in service that are not leaving, and that the cloud leaves to us."""
         return sum(view.counted and view.phase == "in_service" for view in self.views)
+
+    @property
+    def announced(self) -> int:
+        """Nodes that would count, had the cloud not announced to take them away."""
+        return sum(
+            bool(view.notice) and not view.retiring and not view.held and view.phase in PRESENT for view in self.views
+        )
 
     @property
     def sick(self) -> int:
@@ -165,6 +173,7 @@ def _view(
         retiring=retiring,
         protected=_set(node.tags.get(TAG_PROTECTED)),
         held=_set(node.tags.get(TAG_HELD)),
+        notice=node.notice,
     )
 
 
