@@ -119,7 +119,9 @@ def _describe_db_parameters(self: RDSResponse) -> ActionResult:
     return ActionResult({"Parameters": found})
 
 
+# A gp3 disk has them whether they were asked for or not.
 DBInstance.storage_throughput = property(lambda _self: 125, lambda _self, _value: None)
+DBInstance.iops = property(lambda _self: 3000, lambda _self, _value: None)
 RDSResponse.describe_db_parameter_groups = _describe_db_parameter_groups
 RDSResponse.describe_db_parameters = _describe_db_parameters
 
