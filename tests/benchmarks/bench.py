@@ -10,6 +10,7 @@
   cycles      the fleet grows and shrinks under load: failed requests, lost sessions, posts and log lines
   outages     balancer, database and log server stop for a minute while the fleet grows and shrinks
   inventory   1,000 nodes: the inventory plugin against one that asks nobody
+  aws         a fleet on AWS's test server: inventory and launch against amazon.aws, API calls of growth, every interruption
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import time
 
 from measure import say
 
-BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "no-change", "cycles", "outages", "inventory")
+BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "no-change", "cycles", "outages", "inventory", "aws")
 
 
 def arguments() -> argparse.Namespace:
@@ -37,6 +38,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--changes", type=int, default=20, help="pages: changes of the freshness check (default 20)")
     parser.add_argument("--cycles", type=int, default=20, help="cycles: how often the fleet grows and shrinks (default 20)")
     parser.add_argument("--parts", default="versus,measures,freshness", help="pages: which parts, with commas (default: all)")
+    parser.add_argument("--goal", type=int, default=40, help="aws: nodes to which 2 grow while each call is interrupted (default 40)")
     parser.add_argument("--keep", action="store_true", help="keep the benchmarks' own containers, for the next time")
     parser.add_argument("--fleet-file", default=os.environ.get("MOODLE_FLEET_FILE"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -54,7 +56,7 @@ def main() -> None:
     # What was paused goes on and what was added goes away, also when somebody ends this.
     signal.signal(signal.SIGTERM, lambda *_signal: sys.exit(143))
     fleet = None
-    if set(given.benchmarks) - {"inventory", "no-change"}:
+    if set(given.benchmarks) - {"inventory", "no-change", "aws"}:
         from nodes import Fleet
 
         fleet = Fleet(given.fleet_file)

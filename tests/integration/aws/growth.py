@@ -56,6 +56,8 @@ class Growth:
         self.most = 0
         self.cut: tuple[int, str] | None = None
         self.sent = 0
+        self.operations: list[str] = []
+        self.fault: Fault | None = None
         events = self.driver.aws.session.events
         events.register("before-send", self._before)
         events.register("response-received", self._after)
@@ -63,9 +65,11 @@ class Growth:
         self.members |= {node.name for node in self.driver.nodes()}
         server.calls.clear()
         self.sent = 0
+        self.operations.clear()
 
-    def _before(self, **_kwargs: Any) -> None:
+    def _before(self, event_name: str, **_kwargs: Any) -> None:
         self.sent += 1
+        self.operations.append(event_name.rpartition(".")[2])
         if self.cut is not None and self.sent == self.cut[0] and self.cut[1] == "before":
             self.cut = None
             raise Crash
@@ -78,9 +82,15 @@ class Growth:
     def interrupt(self, number: int, mode: str) -> None:
         """Interrupt the call of this number, counted from now."""
         if mode in ("lost", "silent"):
-            self.server.faults.append(Fault("*", when="lost", times=1 if mode == "lost" else 6, skip=number - 1))
+            self.fault = Fault("*", when="lost", times=1 if mode == "lost" else 6, skip=number - 1)
+            self.server.faults.append(self.fault)
         else:
             self.cut = (self.sent + number, mode)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the call that was to be interrupted came."""
+        return self.fault.hit > 0 if self.fault is not None else self.cut is None
 
     def _clock(self) -> float:
         return time.time() + self.offset

@@ -121,6 +121,8 @@ class AwsServer:
             for name in ("ec2", "elbv2", "cloudwatch", "rds", "elasticache", "efs", "iam", "ssm", "secretsmanager", "acm"):
                 moto.backends.get_backend(name).reset()
             self.calls: list[Call] = []
+            # Time spent on answers.
+            self.seconds = 0.0
             self.faults: list[Fault] = []
             # Instances that may still start, by (zone, type); absent means unlimited.
             self.capacity: dict[tuple[str, str], int] = {}
@@ -210,6 +212,7 @@ class AwsServer:
         request = Reader(environ, body)
         if not request.action:
             return self._pass(environ, body).send(start)
+        begun = time.perf_counter()
         with self._lock:
             fault = next((one for one in self.faults if one.strikes(request.action)), None)
         if fault is not None and fault.when == "before":
@@ -222,6 +225,7 @@ class AwsServer:
         with self._lock:
             outcome = "lost" if lost else answer.code or "ok"
             self.calls.append(Call(request.service, request.action, request.parameters, outcome))
+            self.seconds += time.perf_counter() - begun
         if lost:
             with contextlib.suppress(OSError):
                 environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)

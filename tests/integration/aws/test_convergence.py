@@ -53,3 +53,4 @@ def test_interrupted_at_a_call_it_converges(aws: AwsServer, tmp_path: Path, numb
     aws.hidden_calls = 1
     fleet.interrupt(number, mode)
     fleet.finish()
+    assert fleet.interrupted
