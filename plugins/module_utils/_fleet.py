@@ -110,6 +110,7 @@ _SHAPE = {
     "publish": Field(list, default=[], items=Field(str)),
 }
 _ENDPOINT = Field(str, check=_endpoint_problem)
+_OFF = Field(bool, default=False)
 
 
 def _service(**more: Field) -> Field:
@@ -119,8 +120,9 @@ def _service(**more: Field) -> Field:
 SERVICES = {
     "balancer": Field(dict, fields={"count": _COUNT, **_SHAPE}),
     "web": Field(dict, fields=_SHAPE),
-    "database": _service(),
-    "cache": _service(muc_endpoint=_ENDPOINT),
+    "database": _service(tls=_OFF),
+    # A managed cache may know one user alone: then all tenants share it, and their prefixes alone keep them apart.
+    "cache": _service(muc_endpoint=_ENDPOINT, tls=_OFF, shared_user=_OFF),
     "jobs": Field(dict, fields={"count": _COUNT, **_SHAPE}),
     "logs": _service(),
     # Shared files: by default the cloud driver's own shared volume; else a mount on every web and jobs node.
