@@ -65,7 +65,7 @@ class Aws:
             from botocore.config import Config
 
             config = Config(
-                retries={"mode": "standard", "total_max_attempts": ATTEMPTS}, connect_timeout=5, read_timeout=30,
+                retries={"mode": "standard", "total_max_attempts": ATTEMPTS}, connect_timeout=5, read_timeout=60,
                 user_agent_extra="moodle-fleet",
             )
             client = session.client(service, config=config)

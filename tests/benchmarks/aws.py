@@ -7,17 +7,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
+import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
 import yaml
 from inventory import PLUGIN
 from measure import median, report, run, say
 
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds import aws_parts as parts
 from ansible_collections.elearning.moodle_fleet.tests.integration.aws.fleets import cloud_settings
 from ansible_collections.elearning.moodle_fleet.tests.integration.aws.growth import MODES, Growth
 from ansible_collections.elearning.moodle_fleet.tests.integration.aws.server import REGION, AwsServer, Fault
@@ -45,11 +48,32 @@ def fleet_file(folder: Path, cloud: dict[str, Any]) -> Path:
     return path
 
 
-def timed(server: AwsServer, command: list[str], environment: dict[str, str]) -> tuple[float, float, int, str]:
-    """Wall seconds, seconds that the server took of them, API calls, output."""
-    calls, busy, start = len(server.calls), server.seconds, time.perf_counter()
+# The same question, asked with nothing around it: what the API and boto3 take by themselves.
+BARE = f"""
+import boto3
+pages = boto3.client("ec2").get_paginator("describe_instances").paginate(
+    Filters=[{{"Name": "tag:moodle_fleet", "Values": ["thousand"]}}], PaginationConfig={{"PageSize": 1000}})
+assert sum(len(one["Instances"]) for page in pages for one in page["Reservations"]) == {NODES}
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One command: wall and CPU seconds, API calls, what it printed."""
+
+    wall: float
+    cpu: float
+    calls: int
+    output: str
+
+
+def timed(server: AwsServer, command: list[str], environment: dict[str, str]) -> Run:
+    """Run a command; the server's own CPU is not in it, as it runs in this process."""
+    calls, before, start = len(server.calls), resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     output = run(*command, env=os.environ | environment)
-    return time.perf_counter() - start, server.seconds - busy, len(server.calls) - calls, output
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Run(wall, cpu, len(server.calls) - calls, output)
 
 
 def inventory(server: AwsServer, rounds: int) -> None:
@@ -57,15 +81,14 @@ def inventory(server: AwsServer, rounds: int) -> None:
     server.reset()
     cloud = cloud_settings(server)
     say(f"  {NODES} instances …")
-    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds import aws_parts as parts
-
-    ec2 = boto3.client("ec2", region_name=REGION)
     for number in range(NODES // 50):
         tags = parts.node_tags("thousand", "web", f"t{number}", range(50), "4.5.6-00000000", {"launch": f"t{number}"})
-        ec2.run_instances(
-            ImageId=cloud["base_image"], MinCount=1, MaxCount=50, InstanceType="m7i.large",
-            SubnetId=list(cloud["zones"].values())[number % 3], TagSpecifications=parts.specifications(tags, False),
+        # Past the API, whose answer nobody wants.
+        server.ec2.run_instances(
+            cloud["base_image"], 50, None, [], tags={"instance": tags}, instance_type="m7i.large", region_name=REGION,
+            is_instance_type_default=False, subnet_id=list(cloud["zones"].values())[number % 3],
         )
+    server.keep_answers = True
     with tempfile.TemporaryDirectory(prefix="moodle-fleet-") as name:
         folder = Path(name)
         (folder / "plugins").mkdir()
@@ -78,28 +101,30 @@ def inventory(server: AwsServer, rounds: int) -> None:
         }), encoding="utf-8")
         nobody = {"ANSIBLE_INVENTORY_PLUGINS": str(folder / "plugins"), "ANSIBLE_INVENTORY_ENABLED": "thousand"}
         (folder / "thousand.none").write_text(run("ansible-inventory", "-i", str(ours), "--list"), encoding="utf-8")
-        sides: dict[str, tuple[Path, dict[str, str]]] = {
-            "the fleet's plugin": (ours, {}),
-            "amazon.aws.aws_ec2": (theirs, {"ANSIBLE_INVENTORY_ENABLED": "amazon.aws.aws_ec2"}),
-            "a plugin that asks nobody": (folder / "thousand.none", nobody),
+        lists = ["ansible-inventory", "--list", "-i"]
+        sides: dict[str, tuple[list[str], dict[str, str]]] = {
+            "the fleet's plugin": ([*lists, str(ours)], {}),
+            "amazon.aws.aws_ec2": ([*lists, str(theirs)], {"ANSIBLE_INVENTORY_ENABLED": "amazon.aws.aws_ec2"}),
+            "a plugin that asks nobody": ([*lists, str(folder / "thousand.none")], nobody),
+            "boto3 alone": ([sys.executable, "-c", BARE], {}),
         }
-        found: dict[str, list[tuple[float, float, int, str]]] = {side: [] for side in sides}
+        found: dict[str, list[Run]] = {side: [] for side in sides}
         for number in range(rounds):
             say(f"  inventory, round {number + 1} of {rounds} …")
-            for side, (source, environment) in sides.items():
-                found[side].append(timed(server, ["ansible-inventory", "-i", str(source), "--list"], environment))
+            for side, (command, environment) in sides.items():
+                found[side].append(timed(server, command, environment))
+    server.keep_answers = False
     rows = []
     for side, values in found.items():
-        wall, api = median([value[0] for value in values]), median([value[1] for value in values])
-        hosts = len(json.loads(values[0][3])["_meta"]["hostvars"])
-        rows.append({"inventory": side, "hosts": hosts, "API calls": values[0][2], "seconds": wall, "of them the API's": api,
-                     "own seconds": median([value[0] - value[1] for value in values])})
-    own = {row["inventory"]: row["own seconds"] for row in rows}
-    notes = [
-        f"Own time of the fleet's plugin: {own[side] and own[list(sides)[0]] / own[side]:.2f} × that of {side}."
-        for side in list(sides)[1:]
-    ]
-    report("aws-inventory", f"ansible-inventory with {NODES} instances", rows, notes)
+        hosts = len(json.loads(values[0].output)["_meta"]["hostvars"]) if values[0].output else NODES
+        rows.append({"inventory": side, "hosts": hosts, "API calls": values[0].calls,
+                     "seconds": median([value.wall for value in values]), "CPU seconds": median([value.cpu for value in values])})
+    cpu = {str(row["inventory"]): float(str(row["CPU seconds"])) for row in rows}
+    ours_cpu, theirs_cpu, none_cpu, bare_cpu = (cpu[side] for side in sides)
+    report("aws-inventory", f"ansible-inventory with {NODES} instances", rows, [
+        f"CPU of the fleet's plugin beyond boto3's: {(ours_cpu - bare_cpu) / none_cpu:.2f} × a plugin that asks nobody; "
+        f"with boto3's: {ours_cpu / none_cpu:.2f} ×. Against amazon.aws.aws_ec2: {ours_cpu / theirs_cpu:.2f} ×.",
+    ])
 
 
 def launch(server: AwsServer, rounds: int) -> None:
@@ -109,7 +134,7 @@ def launch(server: AwsServer, rounds: int) -> None:
     subnet = next(iter(cloud["zones"].values()))
     with tempfile.TemporaryDirectory(prefix="moodle-fleet-") as name:
         ours = fleet_file(Path(name), cloud)
-        found: dict[str, list[tuple[float, float, int, str]]] = {"elearning.moodle_fleet.node": [], "amazon.aws.ec2_instance": []}
+        found: dict[str, list[Run]] = {"elearning.moodle_fleet.node": [], "amazon.aws.ec2_instance": []}
         # The first launch makes the keys and the launch template.
         for number in range(rounds + 1):
             say(f"  launch, round {number} of {rounds} …")
@@ -127,12 +152,13 @@ def launch(server: AwsServer, rounds: int) -> None:
                 if number:
                     found[module].append(one)
     rows = [
-        {"module": module, "API calls": median([one[2] for one in values]), "seconds": median([one[0] for one in values]),
-         "of them the API's": median([one[1] for one in values])}
+        {"module": module, "API calls": median([one.calls for one in values]), "seconds": median([one.wall for one in values]),
+         "CPU seconds": median([one.cpu for one in values])}
         for module, values in found.items()
     ]
-    ratio = rows[0]["seconds"] / rows[1]["seconds"]
-    report("aws-launch", "Launch of one instance", rows, [f"Ours takes {ratio:.2f} × the time of amazon.aws.ec2_instance."])
+    wall, cpu = (rows[0][column] / rows[1][column] for column in ("seconds", "CPU seconds"))
+    report("aws-launch", "Launch of one instance", rows,
+           [f"Ours takes {wall:.2f} × the time and {cpu:.2f} × the CPU of amazon.aws.ec2_instance."])
 
 
 def hard(server: AwsServer) -> None:

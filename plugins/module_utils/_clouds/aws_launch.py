@@ -207,4 +207,3 @@ class Launch:
             f"Failed to launch {missing} of the nodes: {why}: name more kinds in cloud.instance_types or more zones in "
             f"cloud.zones; it is asked for again in {REMEMBERED / 60:g} min at the latest"
         )
-

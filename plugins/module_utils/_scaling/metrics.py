@@ -124,7 +124,7 @@ def _past_minute(
 ) -> Sample:
     """A sample of a reading that is a mean itself. The same minute read again is as true as before, until it is stale."""
     stale = bool(faults)
-    faults += [(code, text) for code, text in current.faults]
+    faults += list(current.faults)
     partial = _partial(previous, current, nodes)
     if partial:
         faults.append(("partial", partial))

@@ -16,18 +16,19 @@ from .server import REGION, AwsServer
 NETWORK = "10.20.0.0/16"
 
 
-def cloud_settings(server: AwsServer, **more: Any) -> dict[str, Any]:
+def cloud_settings(server: AwsServer, network: str = NETWORK, **more: Any) -> dict[str, Any]:
     """The section ``cloud`` of a fleet file, with a network made for it. The calls for it are not kept."""
     ec2 = boto3.client("ec2", endpoint_url=server.url, region_name=REGION)
-    vpc = ec2.create_vpc(CidrBlock=NETWORK)["Vpc"]["VpcId"]
+    vpc = ec2.create_vpc(CidrBlock=network)["Vpc"]["VpcId"]
+    first, second, *_rest = network.split(".")
     zones = {}
     for number, zone in enumerate("abc"):
-        made = ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.20.{16 * number}.0/20", AvailabilityZone=f"{REGION}{zone}")
+        made = ec2.create_subnet(VpcId=vpc, CidrBlock=f"{first}.{second}.{16 * number}.0/20", AvailabilityZone=f"{REGION}{zone}")
         zones[f"{REGION}{zone}"] = made["Subnet"]["SubnetId"]
     group = ec2.create_security_group(GroupName="nodes", Description="nodes", VpcId=vpc)["GroupId"]
     server.calls.clear()
     return {
-        "driver": "aws", "region": REGION, "network": NETWORK, "zones": zones, "base_image": server.base_image(),
+        "driver": "aws", "region": REGION, "network": network, "zones": zones, "base_image": server.base_image(),
         "instance_types": ["m7i.large", "m6i.large"], "security_groups": {"all": [group]}, **more,
     }
 

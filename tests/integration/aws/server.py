@@ -121,8 +121,9 @@ class AwsServer:
             for name in ("ec2", "elbv2", "cloudwatch", "rds", "elasticache", "efs", "iam", "ssm", "secretsmanager", "acm"):
                 moto.backends.get_backend(name).reset()
             self.calls: list[Call] = []
-            # Time spent on answers.
-            self.seconds = 0.0
+            # Whether an answer to a Describe is given again until something is changed: moto takes 10 ms for an instance.
+            self.keep_answers = False
+            self._kept: dict[str, Answer] = {}
             self.faults: list[Fault] = []
             # Instances that may still start, by (zone, type); absent means unlimited.
             self.capacity: dict[tuple[str, str], int] = {}
@@ -212,7 +213,6 @@ class AwsServer:
         request = Reader(environ, body)
         if not request.action:
             return self._pass(environ, body).send(start)
-        begun = time.perf_counter()
         with self._lock:
             fault = next((one for one in self.faults if one.strikes(request.action)), None)
         if fault is not None and fault.when == "before":
@@ -225,7 +225,6 @@ class AwsServer:
         with self._lock:
             outcome = "lost" if lost else answer.code or "ok"
             self.calls.append(Call(request.service, request.action, request.parameters, outcome))
-            self.seconds += time.perf_counter() - begun
         if lost:
             with contextlib.suppress(OSError):
                 environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
@@ -254,7 +253,16 @@ class AwsServer:
         own = getattr(self, f"_do_{request.service}_{request.action}", None)
         if own is None:
             own = self.targets.handler(request)
-        return own(request, environ, body) if own is not None else self._pass(environ, body)
+        look = request.action.startswith("Describe")
+        key = f"{request.service} {request.action} {sorted(request.parameters.items())}"
+        if not look:
+            self._kept.clear()
+        elif self.keep_answers and key in self._kept:
+            return self._kept[key]
+        answer = own(request, environ, body) if own is not None else self._pass(environ, body)
+        if look and self.keep_answers:
+            self._kept[key] = answer
+        return answer
 
     # -- EC2 ---------------------------------------------------------------------------------------------------
 
@@ -435,5 +443,3 @@ def vcpus(kind: str) -> int:
     size = kind.partition(".")[2]
     found = re.fullmatch(r"(\d*)xlarge", size)
     return 4 * int(found.group(1) or 1) if found else 2
-
-
