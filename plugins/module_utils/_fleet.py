@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Node
 
 PLUGIN = "elearning.moodle_fleet.fleet"
+# Beside keys and ledger: the image that new web nodes start from.
+CHOSEN_IMAGE = "image"
 
 
 # Import statements, not importlib: Ansible packs into a module only what it finds imported. Inside functions: a check
@@ -240,9 +242,17 @@ def cloud_driver(fleet: Fleet) -> CloudDriver:
     return CLOUDS[fleet.cloud["driver"]]().driver(fleet)
 
 
+def chosen_image(fleet: Fleet) -> str:
+    """Id of the image that the last bake settled on; empty where none has. After a rollback it isn't the newest one."""
+    try:
+        return (fleet.state_dir / CHOSEN_IMAGE).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
 def balancer_reader(fleet: Fleet, addresses: list[str], nodes: Sequence[Node] = ()) -> BalancerReader:
     """A reader of the fleet's balancers; ``addresses`` are those of its balancer nodes, ``nodes`` all of its nodes."""
     return BALANCERS[fleet.balancer["driver"]]().reader(fleet, addresses, nodes)
 
 
-__all__ = ["Fleet", "FleetFileError", "balancer_reader", "cloud_driver", "load", "validate"]
+__all__ = ["CHOSEN_IMAGE", "Fleet", "FleetFileError", "balancer_reader", "chosen_image", "cloud_driver", "load", "validate"]
