@@ -10,8 +10,8 @@ version_added: "1.0.0"
 short_description: Find or make the image that web nodes start from
 description:
   - Tells whether a current image exists for a release and a recipe, and makes one of a builder node.
-  - New web nodes start from the image that was found or made last, also where it is an older one: to go back to a release is
-    to ask for it again.
+  - New web nodes start from the image that was found or made last, also where it is an older one. So to go back to a
+    release is to ask for it again.
   - The recipe is told by a fingerprint of its folders and variables, so that a changed role makes the image out of date.
 extends_documentation_fragment:
   - elearning.moodle_fleet.fleet_file

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """What the bootstrap needs and moto does not know, answered from moto's own state. Import it before a server starts.
 
-EFS: tags by its older calls. ElastiCache: parameter groups, and the deletion of subnet groups. Load balancers: the attributes
+EFS: tags by its older calls. ElastiCache: parameter groups, and deletion. Load balancers: the attributes
 that a new one has. RDS: parameters that have their engine's value, a parameter group that does not exist, a gp3 disk's throughput.
 """
 
@@ -92,6 +92,16 @@ def _delete_cache_parameter_group(self: ElastiCacheResponse) -> ActionResult:
     return EmptyResult()
 
 
+_delete = ElastiCacheResponse.delete_replication_group
+
+
+def _delete_replication_group(self: ElastiCacheResponse) -> ActionResult:
+    answer = _delete(self)
+    # AWS takes minutes until it is gone; moto keeps it for ever.
+    del self.elasticache_backend.replication_groups[self._get_param("ReplicationGroupId")]
+    return answer
+
+
 def _delete_cache_subnet_group(self: ElastiCacheResponse) -> ActionResult:
     name = self._get_param("CacheSubnetGroupName")
     self.elasticache_backend.describe_cache_subnet_groups(cache_subnet_group_name=name)
@@ -141,7 +151,7 @@ for path in ("tags", "create-tags", "delete-tags"):
     urls.url_paths[f"/2015-02-01/{path}/<resource_id>"] = urls.response.dispatch
 for function in (
     _create_cache_parameter_group, _modify_cache_parameter_group, _describe_cache_parameters, _delete_cache_parameter_group,
-    _delete_cache_subnet_group,
+    _delete_cache_subnet_group, _delete_replication_group,
 ):
     setattr(ElastiCacheResponse, function.__name__[1:], function)
 
