@@ -25,11 +25,11 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._aws import
     Aws,
     doing,
     error_code,
-    pairs,
     tag_list,
 )
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds import aws_parts as parts
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds import ssh
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.aws_images import Images
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.aws_launch import Capacity, Journal, Launch
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import (
     CloudDriver,
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
 # Scheduled events after which an instance is gone, or away for a while.
 EVENTS = ["instance-retirement", "instance-stop", "instance-reboot", "system-reboot", "system-maintenance"]
-# An orphaned snapshot of a bake that was interrupted is removed when it is older than this.
-SNAPSHOT_SECONDS = 3600
 
 
 def _zones_problem(value: Mapping[str, Any]) -> str | None:
@@ -115,6 +113,7 @@ class AwsDriver(CloudDriver):
         self.state = fleet.state_dir
         self.settings = fleet.cloud
         self.aws = aws or Aws(self.settings["region"])
+        self.pictures = Images(fleet, self.aws)
         self._spot: set[str] = set()
 
     @property
@@ -168,7 +167,7 @@ class AwsDriver(CloudDriver):
         return self._capacity().zones(list(self.settings["zones"]), self._kinds("web"))
 
     def images(self) -> list[dict[str, Any]]:
-        return [{key: one[key] for key in ("id", "role", "release", "recipe", "created")} for one in self._images()]
+        return [{key: one[key] for key in ("id", "role", "release", "recipe", "created")} for one in self.pictures.images()]
 
     def connection(self, node: Node) -> dict[str, Any]:
         folder = self._launch_folder(node.name.rpartition("-")[0])
@@ -244,48 +243,17 @@ class AwsDriver(CloudDriver):
         builder = next((node for node in self.nodes() if node.name == name), None)
         if builder is None:
             raise CloudError(f"Failed to make an image of {name}: fleet {self.fleet.name} has no node of this name")
-        tags = {
-            "Name": f"{self.fleet.name}-web", TAG: self.fleet.name, f"{TAG}:baked": "web", f"{TAG}:release": release,
-            f"{TAG}:recipe": recipe,
-        }
-        # The builder's id makes the name unique, and a repeated bake of it finds what the first began.
-        title = re.sub(r"[^A-Za-z0-9()\[\] ./'@_-]", "-", f"{self.fleet.name}-web-{release}-{recipe}-{builder.id[2:10]}")
-        with doing(f"make an image of {name}", CloudError):
-            try:
-                image = self._ec2.create_image(
-                    InstanceId=builder.id, Name=title[:128], TagSpecifications=[
-                        {"ResourceType": kind, "Tags": tag_list(tags)} for kind in ("image", "snapshot")
-                    ],
-                )["ImageId"]
-            except Exception as exc:
-                if error_code(exc) != "InvalidAMIName.Duplicate":
-                    raise
-                named = [{"Name": "name", "Values": [title[:128]]}]
-                image = self._ec2.describe_images(Owners=["self"], Filters=named)["Images"][0]["ImageId"]
-            self._ec2.get_waiter("image_available").wait(
-                ImageIds=[image], WaiterConfig={"Delay": 5, "MaxAttempts": 360}
-            )
-            self._template("web", str(image))
-        return str(image)
+        return self.pictures.bake(builder, release, recipe)
 
     def remove_images(self, ids: Iterable[str]) -> None:
-        known = self._images(every=True)
-        going = [one for one in known if one["id"] in set(ids)]
-        with doing("remove images", CloudError):
-            for one in going:
-                self._ec2.deregister_image(ImageId=one["id"])
-            kept = {snapshot for one in known if one not in going for snapshot in one["snapshots"]}
-            self._remove_snapshots(kept, {snapshot for one in going for snapshot in one["snapshots"]})
-            self._remove_versions({one["id"] for one in going})
+        self.pictures.remove(ids)
 
     def destroy(self) -> list[str]:
         """Remove every node, image and launch template of this fleet, and the controller's folder."""
         nodes = self._every_node()
         self._terminate([node.id for node in nodes if node.state != "stopping"])
-        self.remove_images([one["id"] for one in self._images(every=True)])
-        with doing("remove the launch templates", CloudError):
-            for one in self._templates():
-                self._ec2.delete_launch_template(LaunchTemplateId=one)
+        self.pictures.remove([one["id"] for one in self.pictures.images(every=True)])
+        self.pictures.remove_templates()
         shutil.rmtree(self.state, ignore_errors=True)
         return sorted(node.name for node in nodes)
 
@@ -297,7 +265,7 @@ class AwsDriver(CloudDriver):
         names = self.launch_names(spec)
 
         def request(indices: Sequence[int], zone: str, kind: str, spot: bool) -> dict[str, Any]:
-            template, version = self._template(spec.role, spec.image or self.settings["base_image"])
+            template, version = self.pictures.template(spec.role, spec.image or self.settings["base_image"])
             tags = parts.node_tags(self.fleet.name, spec.role, spec.token, indices, spec.release, spec.tags)
             result: dict[str, Any] = {
                 "LaunchTemplate": {"LaunchTemplateId": template, "Version": version},
@@ -415,111 +383,9 @@ class AwsDriver(CloudDriver):
             for start in range(0, len(ids), 500):
                 self._ec2.terminate_instances(InstanceIds=list(ids[start:start + 500]))
 
-    # -- launch templates and images ---------------------------------------------------------------------------
-
-    def _template(self, role: str, image: str) -> tuple[str, str]:
-        """Id and version of the launch template for one role and image; made where it does not exist yet."""
-        data = parts.template_data(self.settings, role, image)
-        mark = parts.fingerprint(data)
-        path = self.state / "templates.json"
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            known = {}
-        if mark not in known:
-            known[mark] = self._make_template(role, data, mark)
-            ssh.write(path, json.dumps(known, sort_keys=True))
-        return known[mark][0], known[mark][1]
-
-    def _make_template(self, role: str, data: dict[str, Any], mark: str) -> list[str]:
-        name = f"moodle-fleet-{self.fleet.name}-{role}"
-        tags = tag_list({TAG: self.fleet.name, f"{TAG}:role": role})
-        try:
-            made = self._ec2.create_launch_template(
-                LaunchTemplateName=name, VersionDescription=mark, LaunchTemplateData=data, ClientToken=mark,
-                TagSpecifications=[{"ResourceType": "launch-template", "Tags": tags}],
-            )["LaunchTemplate"]
-            return [str(made["LaunchTemplateId"]), str(made["LatestVersionNumber"])]
-        except Exception as exc:
-            if error_code(exc) != "InvalidLaunchTemplateName.AlreadyExistsException":
-                raise
-        pages = self._ec2.get_paginator("describe_launch_template_versions").paginate(LaunchTemplateName=name)
-        versions = list(pages.search("LaunchTemplateVersions[].[LaunchTemplateId, to_string(VersionNumber), VersionDescription]"))
-        found = next((one for one in versions if one[2] == mark), None)
-        if found is None:
-            made = self._ec2.create_launch_template_version(
-                LaunchTemplateName=name, VersionDescription=mark, LaunchTemplateData=data, ClientToken=mark
-            )["LaunchTemplateVersion"]
-            found = [made["LaunchTemplateId"], str(made["VersionNumber"])]
-        return [str(found[0]), str(found[1])]
-
-    def _templates(self) -> list[str]:
-        pages = self._ec2.get_paginator("describe_launch_templates").paginate(
-            Filters=[{"Name": f"tag:{TAG}", "Values": [self.fleet.name]}]
-        )
-        return [str(one) for one in pages.search("LaunchTemplates[].LaunchTemplateId")]
-
-    def _images(self, every: bool = False) -> list[dict[str, Any]]:
-        """Baked images, newest first; with ``every`` also those that are not ready."""
-        with doing("list the images", CloudError):
-            pages = self._ec2.get_paginator("describe_images").paginate(
-                Owners=["self"], Filters=[{"Name": f"tag:{TAG}", "Values": [self.fleet.name]}]
-            )
-            found = list(pages.search(
-                "Images[].{id: ImageId, created: CreationDate, tags: Tags, state: State, "
-                "snapshots: BlockDeviceMappings[].Ebs.SnapshotId}"
-            ))
-        result = []
-        for one in found:
-            tags = pairs(one["tags"])
-            if every or one["state"] == "available" and tags.get(f"{TAG}:baked"):
-                result.append({
-                    "id": str(one["id"]), "role": tags.get(f"{TAG}:baked", ""), "release": tags.get(f"{TAG}:release", ""),
-                    "recipe": tags.get(f"{TAG}:recipe", ""), "created": _time(str(one["created"])),
-                    "snapshots": one["snapshots"] or [],
-                })
-        return sorted(result, key=lambda one: -one["created"])
-
-    def _remove_snapshots(self, kept: set[str], going: set[str]) -> None:
-        """The snapshots of removed images, and those of images whose removal was interrupted."""
-        pages = self._ec2.get_paginator("describe_snapshots").paginate(
-            OwnerIds=["self"], Filters=[{"Name": f"tag:{TAG}", "Values": [self.fleet.name]}]
-        )
-        old = time.time() - SNAPSHOT_SECONDS
-        found = {str(one): when.timestamp() for one, when in pages.search("Snapshots[].[SnapshotId, StartTime]")}
-        for one in sorted(going | {name for name, when in found.items() if when < old and name not in kept}):
-            try:
-                self._ec2.delete_snapshot(SnapshotId=one)
-            except Exception as exc:
-                if error_code(exc) != "InvalidSnapshot.NotFound":
-                    raise
-
-    def _remove_versions(self, images: set[str]) -> None:
-        """The launch template's versions of removed images. The default one stays: AWS wants one."""
-        name = f"moodle-fleet-{self.fleet.name}-web"
-        if not images or not self._templates():
-            return
-        pages = self._ec2.get_paginator("describe_launch_template_versions").paginate(LaunchTemplateName=name)
-        try:
-            versions = list(pages.search("LaunchTemplateVersions[?!DefaultVersion].[LaunchTemplateData.ImageId, to_string(VersionNumber)]"))
-        except Exception as exc:
-            if error_code(exc) in ("InvalidLaunchTemplateName.NotFoundException", "InvalidLaunchTemplateId.NotFound"):
-                return
-            raise
-        going = [number for image, number in versions if image in images]
-        if going:
-            self._ec2.delete_launch_template_versions(LaunchTemplateName=name, Versions=going)
-
 
 def _by_zone(nodes: Iterable[Node], role: str) -> Counter[str]:
     return Counter(node.zone for node in nodes if node.role == role and node.state in ("pending", "running"))
-
-
-def _time(text: str) -> float:
-    """Unix time of AWS's text."""
-    import calendar
-
-    return float(calendar.timegm(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")))
 
 
 __all__ = ["SETTINGS", "AwsDriver", "driver"]

@@ -56,6 +56,7 @@ class Growth:
         self.most = 0
         self.cut: tuple[int, str] | None = None
         self.sent = 0
+        self.crashed = False
         self.operations: list[str] = []
         self.fault: Fault | None = None
         events = self.driver.aws.session.events
@@ -71,12 +72,12 @@ class Growth:
         self.sent += 1
         self.operations.append(event_name.rpartition(".")[2])
         if self.cut is not None and self.sent == self.cut[0] and self.cut[1] == "before":
-            self.cut = None
+            self.crashed, self.cut = True, None
             raise Crash
 
     def _after(self, **_kwargs: Any) -> None:
         if self.cut is not None and self.sent == self.cut[0] and self.cut[1] == "after":
-            self.cut = None
+            self.crashed, self.cut = True, None
             raise Crash
 
     def interrupt(self, number: int, mode: str) -> None:
@@ -90,7 +91,7 @@ class Growth:
     @property
     def interrupted(self) -> bool:
         """Whether the call that was to be interrupted came."""
-        return self.fault.hit > 0 if self.fault is not None else self.cut is None
+        return self.fault.hit > 0 if self.fault is not None else self.crashed
 
     def _clock(self) -> float:
         return time.time() + self.offset
@@ -146,6 +147,9 @@ class Growth:
                 break
         else:
             raise AssertionError(f"not at rest after {checks} checks: {outcome}")
+        # What follows is a look of the test's own.
+        self.cut = None
+        self.server.faults = []
         alive = {one.id for one in self.server.instances()}
         nodes = self.driver.nodes()
         assert self.most <= self.goal, f"{self.most} instances existed, {self.goal} were wanted"

@@ -46,7 +46,7 @@ def test_zones_are_even_when_all_have_room(aws: AwsServer, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("number", [2, 3, 4, 6])
+@pytest.mark.parametrize("number", [3, 5])
 def test_interrupted_at_a_call_it_converges(aws: AwsServer, tmp_path: Path, number: int, mode: str) -> None:
     fleet = grow(aws, tmp_path, goal=7)
     exhaust(aws, "eu-central-1c")
