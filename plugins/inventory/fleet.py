@@ -130,6 +130,9 @@ def endpoints(fleet: Fleet, nodes: list[Node]) -> dict[str, Any]:
     elif "cache" in result:
         port = result["cache"]["port"] if fleet.services["cache"].get("endpoint") else MUC_PORT
         result["cache_muc"] = {"host": result["cache"]["host"], "port": port}
+    for service, keys in (("database", ("tls",)), ("cache", ("tls", "shared_user"))):
+        if service in result:
+            result[service].update({key: bool(fleet.services[service].get(key)) for key in keys})
     result["files"] = fleet.services["files"]
     return result
 

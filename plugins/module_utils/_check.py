@@ -113,7 +113,11 @@ def open_ledger(fleet: Fleet, *, trace: bool = True) -> Ledger:
 
 def sources_of(fleet: Fleet) -> Sources:
     """The real world of a fleet. Drivers are loaded here and not before: most commands need none."""
-    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import balancer_reader, cloud_driver
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import (
+        balancer_reader,
+        chosen_image,
+        cloud_driver,
+    )
 
     cloud = cloud_driver(fleet)
 
@@ -122,9 +126,11 @@ def sources_of(fleet: Fleet) -> Sources:
         return balancer_reader(fleet, addresses, nodes).read()
 
     def image(release: str) -> tuple[str, str]:
-        for known in cloud.images():
-            if known.get("role") == "web" and release in ("", known.get("release", "")):
-                return str(known["id"]), str(known.get("release", ""))
+        known = [one for one in cloud.images() if one.get("role") == "web" and release in ("", one.get("release", ""))]
+        chosen = chosen_image(fleet)
+        # Newest first; sorting keeps that order among those that were not chosen.
+        for one in sorted(known, key=lambda one: one["id"] != chosen):
+            return str(one["id"]), str(one.get("release", ""))
         return "", release
 
     return Sources(

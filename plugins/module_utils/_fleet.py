@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Node
 
 PLUGIN = "elearning.moodle_fleet.fleet"
+# Beside keys and ledger: the image that new web nodes start from.
+CHOSEN_IMAGE = "image"
 
 
 # Import statements, not importlib: Ansible packs into a module only what it finds imported. Inside functions: a check
@@ -110,6 +112,7 @@ _SHAPE = {
     "publish": Field(list, default=[], items=Field(str)),
 }
 _ENDPOINT = Field(str, check=_endpoint_problem)
+_OFF = Field(bool, default=False)
 
 
 def _service(**more: Field) -> Field:
@@ -119,8 +122,9 @@ def _service(**more: Field) -> Field:
 SERVICES = {
     "balancer": Field(dict, fields={"count": _COUNT, **_SHAPE}),
     "web": Field(dict, fields=_SHAPE),
-    "database": _service(),
-    "cache": _service(muc_endpoint=_ENDPOINT),
+    "database": _service(tls=_OFF),
+    # A managed cache may know one user alone: then all tenants share it, and their prefixes alone keep them apart.
+    "cache": _service(muc_endpoint=_ENDPOINT, tls=_OFF, shared_user=_OFF),
     "jobs": Field(dict, fields={"count": _COUNT, **_SHAPE}),
     "logs": _service(),
     # Shared files: by default the cloud driver's own shared volume; else a mount on every web and jobs node.
@@ -238,9 +242,17 @@ def cloud_driver(fleet: Fleet) -> CloudDriver:
     return CLOUDS[fleet.cloud["driver"]]().driver(fleet)
 
 
+def chosen_image(fleet: Fleet) -> str:
+    """Id of the image that the last bake settled on; empty where none has. After a rollback it isn't the newest one."""
+    try:
+        return (fleet.state_dir / CHOSEN_IMAGE).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
 def balancer_reader(fleet: Fleet, addresses: list[str], nodes: Sequence[Node] = ()) -> BalancerReader:
     """A reader of the fleet's balancers; ``addresses`` are those of its balancer nodes, ``nodes`` all of its nodes."""
     return BALANCERS[fleet.balancer["driver"]]().reader(fleet, addresses, nodes)
 
 
-__all__ = ["Fleet", "FleetFileError", "balancer_reader", "cloud_driver", "load", "validate"]
+__all__ = ["CHOSEN_IMAGE", "Fleet", "FleetFileError", "balancer_reader", "chosen_image", "cloud_driver", "load", "validate"]

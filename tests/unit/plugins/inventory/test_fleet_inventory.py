@@ -95,11 +95,11 @@ def test_endpoints_are_the_given_ones_or_those_of_the_first_node() -> None:
     values = {
         "plugin": "elearning.moodle_fleet.fleet", "fleet": "test", "cloud": {"driver": "podman"},
         "scaling": {"min_nodes": 2, "max_nodes": 4},
-        "services": {"database": {"endpoint": "db.example.org:3307"}, "files": {"src": "nas:/moodle"}},
+        "services": {"database": {"endpoint": "db.example.org:3307", "tls": True}, "files": {"src": "nas:/moodle"}},
     }
     found = plugin.endpoints(validate(values, "f"), [node("cache", "cache"), node("lb", "balancer")])
-    assert found["database"] == {"host": "db.example.org", "port": 3307}
-    assert found["cache"] == {"host": "10.0.0.5", "port": 6379}
+    assert found["database"] == {"host": "db.example.org", "port": 3307, "tls": True}
+    assert found["cache"] == {"host": "10.0.0.5", "port": 6379, "tls": False, "shared_user": False}
     assert found["cache_muc"] == {"host": "10.0.0.5", "port": 6380}
     assert found["balancer"] == {"addresses": ["10.0.0.2"]}
     assert found["files"]["fstype"] == "nfs4"
