@@ -42,6 +42,10 @@ options:
         description: Hosts from which the tenants' users may connect.
         type: str
         default: '%'
+      tls:
+        description: Whether it is reached by TLS. Its certificate has to be good for its name and trusted by the node.
+        type: bool
+        default: false
 requirements:
   - PyMySQL
 """

@@ -363,6 +363,15 @@ class Ledger:
                     found += [min(ends)] if ends else []
         return found
 
+    def joined(self, since: float) -> dict[str, float]:
+        """Nodes that joined, or may have: their plan did not end, or nobody knows how; with the time of the latest such plan."""
+        rows = self._rows(
+            "SELECT node, max(planned) AS at FROM activities WHERE status <> 'failed' AND planned >= ?"
+            " AND action = 'join' GROUP BY node",
+            since,
+        )
+        return {str(row["node"]): float(row["at"]) for row in rows}
+
     def state(self, key: str) -> Any:
         """One remembered value, or None."""
         rows = self._rows("SELECT value FROM state WHERE key = ?", key)

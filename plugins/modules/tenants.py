@@ -52,6 +52,16 @@ options:
         description: Its password.
         type: str
         default: ''
+      tls:
+        description: Whether it is reached by TLS. Its certificate has to be good for its name and trusted by the node.
+        type: bool
+        default: false
+      shared_user:
+        description:
+          - Whether all tenants use the default user with O(cache.password), because the server lets nobody make users, as
+            ElastiCache does. It is only asked whether it answers.
+        type: bool
+        default: false
   code:
     description: Folder of the release, or the link to it, that installs the sites.
     type: path
@@ -167,6 +177,7 @@ SERVER = {
     "user": {"type": "str", "required": True},
     "password": {"type": "str", "required": True, "no_log": True},
     "user_host": {"type": "str", "default": "%"},
+    "tls": {"type": "bool", "default": False},
 }
 PHP = [
     "php", "-d", "max_input_vars=5000", "-d", "opcache.enable_cli=1", "-d",
@@ -198,9 +209,11 @@ def run(module: AnsibleModule) -> dict:
     server, cache = params["database"], params["cache"]
     sessions = (cache["host"], cache["port"])
     places = dict.fromkeys([sessions, (cache["muc_host"] or sessions[0], cache["muc_port"] or sessions[1])])
+    user = "default" if cache["shared_user"] else cache["user"]
     applier = apply.Applier(
-        server=lambda: database.Server(server["host"], server["port"], server["user"], server["password"]),
-        redis=[functools.partial(resp.Connection, *place, cache["user"], cache["password"]) for place in places],
+        server=lambda: database.Server(server["host"], server["port"], server["user"], server["password"], server["tls"]),
+        redis=[functools.partial(resp.Connection, *place, user, cache["password"], cache["tls"]) for place in places],
+        shared_user=cache["shared_user"],
         places=apply.Places(params["code"], params["shared_root"], params["owner"], params["cli"], params["php"]),
         secret=params["secret"],
         user_host=server["user_host"],
@@ -243,6 +256,8 @@ def main() -> None:
                     "muc_port": {"type": "int"},
                     "user": {"type": "str", "default": "default"},
                     "password": {"type": "str", "default": "", "no_log": True},
+                    "tls": {"type": "bool", "default": False},
+                    "shared_user": {"type": "bool", "default": False},
                 },
             },
             "code": {"type": "path", "default": "/srv/moodle/current"},

@@ -73,7 +73,7 @@ def run(params: dict) -> list[dict]:
     """Return what there is of each tenant."""
     tenants = definition.load(params["tenants"])
     options = params["database"]
-    server = database.Server(options["host"], options["port"], options["user"], options["password"])
+    server = database.Server(options["host"], options["port"], options["user"], options["password"], options["tls"])
     try:
         observed = server.observe()
         installed = {
@@ -112,6 +112,7 @@ def main() -> None:
                     "user": {"type": "str", "required": True},
                     "password": {"type": "str", "required": True, "no_log": True},
                     "user_host": {"type": "str", "default": "%"},
+                    "tls": {"type": "bool", "default": False},
                 },
             },
         },

@@ -86,7 +86,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     # survey
     (f"{CORE}/survey.py", "if age > policy.launch_timeout:", "if age >= policy.launch_timeout * 2:"),
     (f"{CORE}/survey.py", "if member.since > policy.sick_grace:", "if member.since >= policy.sick_grace:"),
-    (f"{CORE}/survey.py", "if self.retiring:\n            return False", "if False:\n            return False"),
+    (f"{CORE}/survey.py", "if self.retiring or self.notice:\n            return False", "if self.notice:\n            return False"),
     (f"{CORE}/survey.py", "seen = max(intent.seen, seen)", "pass"),
     (f"{CORE}/survey.py", "if intent.created < settled:", "if True:"),
     (f"{CORE}/survey.py", "visible(intent, nodes) + intent.gone", "visible(intent, nodes)"),
@@ -97,7 +97,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/plan.py", "if survey.serving < max(policy.min_nodes, decision.desired):", "if False:"),
     (f"{CORE}/plan.py", "survey.serving - max(policy.min_nodes, decision.desired),", "surplus,"),
     (f"{CORE}/plan.py", "policy.draining(survey.size) - under_way,", "policy.draining(survey.size),"),
-    (f"{CORE}/plan.py", "if survey.serving < policy.min_nodes:\n                notes", "if False:\n                notes"),
+    (f"{CORE}/plan.py", "if survey.serving < policy.min_nodes and not _last_chance(view, survey, now):", "if False:"),
     (f"{CORE}/plan.py", "and not view.protected and not view.held]", "and not view.held]"),
     (f"{CORE}/plan.py", "if not view.retiring and not view.held]", "if not view.retiring]"),
     (f"{CORE}/plan.py", "if member.state in SERVING and view.name not in ghosts", "if False and view.name not in ghosts"),
@@ -109,8 +109,14 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/plan.py", "view.member.lacking and not view.retiring", "not view.retiring"),
     (f"{CORE}/plan.py", "for view in survey.of(\"in_service\"):\n        # A balancer", "for view in ():\n        # A balancer"),
     (f"{CORE}/plan.py", "steps.sort(key=lambda step: ACTIONS.index(step.action))", "steps.reverse()"),
+    # announced losses
+    (f"{CORE}/survey.py", "if self.retiring or self.notice:", "if self.retiring:"),
+    (f"{CORE}/plan.py", "if spare >= 0 or leaves > 0 or _last_chance(view, survey, now):", "if spare >= 0 or leaves > 0:"),
+    (f"{CORE}/plan.py", "if spare >= 0 or leaves > 0 or _last_chance(view, survey, now):", "if True:"),
+    (f"{CORE}/plan.py", "return min(deadline, view.notice) if view.notice else deadline", "return deadline"),
+    (f"{CORE}/decide.py", "return max(survey.size, min(survey.size + survey.announced, last))", "return survey.size"),
     # the check and the ledger
-    ("plugins/module_utils/_check.py", "if current is not None and not codes & BLIND:\n        members", "if current is not None:\n        members"),
+    ("plugins/module_utils/_check.py", "codes & (BLIND - LATE if current.members_fresh else BLIND):\n        members", "codes & frozenset():\n        members"),
     ("plugins/module_utils/_check.py", "    if not cloud_known:\n        return", "    if False:\n        return"),
     ("plugins/module_utils/_check.py", 'ledger.finish(outcome.check, sources.clock(), "failed", f"', 'str(f"'),
     ("plugins/module_utils/_check.py", "leaving=leaving, ghosts=history.ghosts,", "ghosts=history.ghosts,"),

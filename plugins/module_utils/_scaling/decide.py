@@ -46,32 +46,40 @@ def decide(
     ``manual`` is a count given by a person: it stands above the recommenders, never above the bounds. ``outlook`` is
     what the weekly shape says of the next minutes, ``launch_seconds`` how long launches took lately.
     """
-    chain = _Chain(survey.size)
+    size = _size(survey, history)
+    chain = _Chain(size)
     floor = 0
     if manual is not None:
         chain.set(manual, "manual", f"{counted(manual)} asked for by hand")
         recommended = manual
     else:
-        situation = Situation(policy, sample, history, survey.size, now, outlook, launch_seconds)
+        situation = Situation(policy, sample, history, size, now, outlook, launch_seconds)
         wishes = [wish for wish in [recommend(situation) for recommend in recommenders] if wish is not None]
         floor = max([wish.desired for wish in wishes if wish.floor], default=0)
-        recommended = _recommend(chain, wishes, sample, survey.size)
+        recommended = _recommend(chain, wishes, sample, size)
         _window(chain, policy, history, now)
         _steps(chain, policy)
         _cooldown(chain, policy, history, now)
     frozen, hold_in = _brakes(chain, policy, sample, survey, now, pauses, saturated or {}, floor, manual is not None)
     _bounds(chain, policy)
-    direction = "out" if chain.desired > survey.size else "in" if chain.desired < survey.size else "none"
+    direction = "out" if chain.desired > size else "in" if chain.desired < size else "none"
     return Decision(
         desired=chain.desired,
         direction=direction,
-        size=survey.size,
+        size=size,
         recommended=recommended,
         trusted=sample.trusted,
         reasons=tuple(chain.reasons),
         frozen=frozen,
         hold_in=hold_in,
     )
+
+
+def _size(survey: Survey, history: History) -> int:
+    """What counts as present. A node that the cloud will take away counts until it is replaced: the cloud's choice of a
+    moment is no reason to shrink. Whether it was replaced shows in the size that was last wanted."""
+    last = history.recommended[-1][1] if history.recommended else survey.size
+    return max(survey.size, min(survey.size + survey.announced, last))
 
 
 class _Chain:
@@ -175,7 +183,7 @@ def _brakes(
         hold_in = True
         if chain.desired < chain.size:
             chain.set(chain.size, "untrusted", "the metrics are not trusted, so no node goes")
-    sick, present = survey.sick, survey.size + survey.sick
+    sick, present = survey.sick, chain.size + survey.sick
     if sick > policy.halt_sick_count and sick > policy.halt_sick_share * present:
         hold_in = True
         text = f"{sick} of {present} nodes are sick: more likely one common cause, so none is taken away"

@@ -354,7 +354,7 @@ def replay(
             )
             ahead = inputs.get("outlook")
             again = decide(
-                policy, taken, _Recorded(int(inputs["size"]), int(inputs["sick"]), bool(inputs["known"])), history, now,
+                policy, taken, _Recorded(inputs), history, now,
                 pauses=force, saturated=inputs.get("saturated"), manual=inputs.get("manual"),
                 outlook=Outlook.from_data(ahead) if ahead else None, launch_seconds=float(inputs["launch"]),
             )
@@ -377,6 +377,6 @@ def replay(
 class _Recorded(Survey):
     """A survey of which only the numbers were kept that a decision looks at."""
 
-    def __init__(self, size: int, sick: int, known: bool) -> None:
-        super().__init__((), (), known)
-        self.__dict__.update(size=size, sick=sick)
+    def __init__(self, inputs: Mapping[str, Any]) -> None:
+        super().__init__((), (), bool(inputs["known"]))
+        self.__dict__.update({name: int(inputs.get(name, 0)) for name in ("size", "sick", "announced")})

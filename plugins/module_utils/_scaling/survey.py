@@ -40,6 +40,7 @@ class View:
     protected: bool = False
     held: bool = False
     doubtful: bool = False
+    notice: float = 0.0
 
     @property
     def busy(self) -> int:
@@ -51,7 +52,7 @@ class View:
         """Whether it counts towards the desired number."""
         if self.node is None:
             return self.doubtful
-        if self.retiring:
+        if self.retiring or self.notice:
             return False
         if self.held:
             return self.phase == "in_service"
@@ -87,8 +88,15 @@ class Survey:
 
     @cached_property
     def serving(self) -> int:
-        """Nodes in service that are not leaving."""
+        """Nodes in service that are not leaving, and that the cloud leaves to us."""
         return sum(view.counted and view.phase == "in_service" for view in self.views)
+
+    @cached_property
+    def announced(self) -> int:
+        """Nodes that would count, had the cloud not announced to take them away."""
+        return sum(
+            bool(view.notice) and not view.retiring and not view.held and view.phase in PRESENT for view in self.views
+        )
 
     @cached_property
     def sick(self) -> int:
@@ -99,7 +107,7 @@ class Survey:
     def at_rest(self) -> bool:
         """Every node serves, as a plain member of every balancer, and nothing is under way."""
         return self.members_known and not self.unseen and all(
-            view.phase == "in_service" and view.node is not None and not view.retiring and not view.held
+            view.phase == "in_service" and view.node is not None and not view.retiring and not view.held and not view.notice
             and (view.member is None or not view.member.lacking)
             for view in self.views
         )
@@ -175,6 +183,7 @@ def _view(
         retiring=retiring,
         protected=_set(node.tags.get(TAG_PROTECTED)),
         held=_set(node.tags.get(TAG_HELD)),
+        notice=node.notice,
     )
 
 

@@ -65,13 +65,14 @@ class Applier:
     """Observes, plans and acts for a list of tenants."""
 
     def __init__(self, server: Callable[[], database.Server], redis: Sequence[Callable[[], resp.Connection]], places: Places,
-                 secret: str, user_host: str, run: Run) -> None:
+                 secret: str, user_host: str, run: Run, shared_user: bool = False) -> None:
         self.connect = server
         self.redis = redis
         self.places = places
         self.secret = secret
         self.user_host = user_host
         self.run = run
+        self.shared_user = shared_user
 
     def password(self, purpose: str, tenant: Tenant) -> str:
         """Return one of a tenant's passwords."""
@@ -99,6 +100,9 @@ class Applier:
         passwords = {work.tenant.name: self.password("redis", work.tenant) for work in works}
         for connect in self.redis:
             with connect() as connection:
+                if self.shared_user:
+                    connection.call("PING")
+                    continue
                 commands = resp.differences(resp.observe(connection), [work.tenant for work in works], passwords, prune)
             for work in works:
                 work.redis.append(commands.get(work.tenant.name, []))
@@ -167,7 +171,7 @@ class Applier:
                 server.make_book()
         finally:
             server.close()
-        for index, connect in enumerate(self.redis):
+        for index, connect in enumerate([] if self.shared_user else self.redis):
             commands = [command for work in todo for command in work.redis[index]]
             if commands:
                 with connect() as connection:

@@ -30,6 +30,7 @@ class MemoryLedger:
         self._open: list[tuple[int, str, str, float]] = []
         self._tokens: dict[str, str] = {}
         self._gone: set[str] = set()
+        self._joins: dict[tuple[int, str], tuple[str, float]] = {}
         self._pauses: list[Pause] = []
         self._state: dict[str, Any] = {}
         self._plans = 0
@@ -72,6 +73,8 @@ class MemoryLedger:
             elif step.token:
                 self._tokens[step.node] = step.token
             self._open.append((check, step.action, step.node, started))
+            if step.action == "join":
+                self._joins[check, step.node] = (step.node, started)
         if reading is not None:
             self._state["reading"] = reading
         self._state["ghosts"] = list(ghosts)
@@ -84,6 +87,9 @@ class MemoryLedger:
     def record(self, check: int, activities: Sequence[Mapping[str, Any]]) -> int:
         done = {one["node"] for one in activities if one["action"] in ("drain", "retire") and one["status"] == "done"}
         self._gone |= done
+        for one in activities:
+            if one["action"] == "join" and one["status"] == "failed":
+                self._joins.pop((check, one["node"]), None)
         return len(activities)
 
     def activities(self, check: int) -> list[dict[str, Any]]:
@@ -118,6 +124,9 @@ class MemoryLedger:
 
     def launch_times(self) -> list[float]:
         return []
+
+    def joined(self, since: float) -> dict[str, float]:
+        return {node: planned for node, planned in self._joins.values() if planned >= since}
 
     def state(self, key: str) -> Any:
         return self._state.get(key)
