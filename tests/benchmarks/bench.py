@@ -48,6 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=30, help="policies: traces of each shape (default 30)")
     parser.add_argument("--shapes", default="", help="policies: which shapes, with commas (default: all)")
     parser.add_argument("--targets", default="0.7", help="policies: our targets, the default among them (default: %(default)s)")
+    parser.add_argument("--scaling", default="", metavar="KEY=VALUE,...", help="policies: settings of ours besides the defaults")
     parser.add_argument("--parts", default="versus,measures,freshness", help="pages: which parts, with commas (default: all)")
     parser.add_argument("--goal", type=int, default=40, help="aws: nodes to which 2 grow while each call is interrupted (default 40)")
     parser.add_argument("--keep", action="store_true", help="keep the benchmarks' own containers, for the next time")
@@ -59,6 +60,7 @@ def arguments() -> argparse.Namespace:
     given.benchmarks = given.benchmarks or list(BENCHMARKS)
     given.parts = given.parts.split(",")
     given.targets = [float(target) for target in given.targets.split(",")]
+    given.scaling = dict(part.partition("=")[::2] for part in given.scaling.split(",") if part)
     given.shapes = [name for name in given.shapes.split(",") if name]
     return given
 

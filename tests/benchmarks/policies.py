@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Our policy against documented autoscalers and an oracle, on traces of six shapes.
 
-    scripts/bench policies --seeds 30
+    scripts/bench policies --seeds 30 [--scaling trend=scale_out,max_step_out=10,max_step_in=auto,max_draining=auto]
 
 Under-provisioned time and node-hours of every policy at each of its settings, so that each shows its best curve. Needed at a
 moment: ceil(one-minute load / (workers x 0.85)), at least the minimum. The oracle knows the future (see ``elasticity.oracle``).
@@ -58,16 +58,16 @@ def slots(history: Sequence[float], begin: float) -> dict[int, float]:
     }
 
 
-def ours(job: tuple[str, int, int, Sequence[float]]) -> list[dict[str, Any]]:
+def ours(job: tuple[str, int, int, Sequence[float], dict[str, Any]]) -> list[dict[str, Any]]:
     """Our policy on one trace with one launch time, at each of its targets."""
-    name, seed, launch, targets = job
+    name, seed, launch, targets, scaling = job
     trace = generate(name, seed)
     demand = elasticity.needed(trace.loads, WORKERS, LEAST)
     known = slots(trace.history, BEGIN)
     rows = []
     for target in targets:
         policy = Policy.from_settings({"min_nodes": LEAST, "max_nodes": MOST, "workers": WORKERS, "target": target,
-                                       **({"scale_out_above": 0.85} if target * 1.1 > 0.85 else {})})
+                                       **({"scale_out_above": 0.85} if target * 1.1 > 0.85 else {}), **scaling})
         run = simulate(policy, Trace(BEGIN, trace.loads), Model(launch_seconds=launch), slots=known)
         found = elasticity.elasticity(demand, BEGIN, run.supply)
         rows.append({"shape": name, "launch": launch, "seed": seed, "policy": OURS, "setting": f"{target:g}",
@@ -197,14 +197,29 @@ def judge(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[di
     return goals, curves, notes
 
 
-def exam() -> list[dict[str, Any]]:
+def settings_of(given: argparse.Namespace) -> dict[str, Any]:
+    """What ``--scaling`` asks for; numbers are numbers, the rest are words. A wrong setting ends the run at once."""
+    scaling: dict[str, Any] = {}
+    for key, text in given.scaling.items():
+        try:
+            scaling[key] = float(text)
+        except ValueError:
+            scaling[key] = text
+    try:
+        Policy.from_settings({"max_nodes": MOST, **scaling})
+    except ValueError as exc:
+        raise SystemExit(f"--scaling: {exc}") from exc
+    return scaling
+
+
+def exam(scaling: dict[str, Any]) -> list[dict[str, Any]]:
     """A tenfold start at a scheduled time with 300 s of launch, against the same day without the exam's schedule and the oracle."""
     base, begin, minutes = 16.0, 9 * 60, 90
     loads = [base * (10.0 if begin <= minute < begin + minutes else 1.0) for minute in range(1440)]
     demand = elasticity.needed(loads, WORKERS, LEAST)
     peak = max(one for one in demand if one is not None)
     rows = []
-    tall = {"min_nodes": LEAST, "max_nodes": MOST, "workers": WORKERS}
+    tall = {"min_nodes": LEAST, "max_nodes": MOST, "workers": WORKERS, **scaling}
     start, end = begin - 6, begin + minutes
     entry = {"name": "exam", "nodes": peak, "from": f"{start // 60:02d}:{start % 60:02d}", "until": f"{end // 60:02d}:{end % 60:02d}"}
     for label, settings in (("without schedule", tall), ("scheduled", {**tall, "schedule": [entry]})):
@@ -218,8 +233,9 @@ def exam() -> list[dict[str, Any]]:
 def main(_fleet: object, given: argparse.Namespace) -> None:
     """The benchmark `policies`."""
     begun = time.monotonic()
+    scaling = settings_of(given)
     shapes = [name for name in SHAPES if not given.shapes or name in given.shapes]
-    jobs = [(name, seed, launch, given.targets) for name in shapes for launch in LAUNCHES for seed in range(given.seeds)]
+    jobs = [(name, seed, launch, given.targets, scaling) for name in shapes for launch in LAUNCHES for seed in range(given.seeds)]
     rows: list[dict[str, Any]] = []
     with multiprocessing.Pool(os.cpu_count()) as pool:
         for found in pool.imap_unordered(others, [(name, rival, given.seeds) for name in shapes for rival in (*rivals.RIVALS, "fixed")]):
@@ -237,5 +253,5 @@ def main(_fleet: object, given: argparse.Namespace) -> None:
     goals, curves, notes = judge(rows)
     report("policies_curves", "Every policy at every setting (means over the seeds)", curves)
     report("policies", f"Ours at its default target against the best other at equal node-hours, {given.seeds} seeds", goals,
-           [*notes, f"{len(jobs)} traces of ours at {len(given.targets)} targets, {time.monotonic() - begun:.0f} s."])
-    report("policies_exam", "A tenfold exam start, launch 300 s", exam())
+           [*notes, f"Ours with {', '.join(f'{key} {value}' for key, value in given.scaling.items()) or 'the defaults'}.", f"{len(jobs)} traces of ours at {len(given.targets)} targets, {time.monotonic() - begun:.0f} s."])
+    report("policies_exam", "A tenfold exam start, launch 300 s", exam(scaling))

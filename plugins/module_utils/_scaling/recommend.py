@@ -76,6 +76,7 @@ TREND_SURE = 4.0
 TREND_MOST = 1.5
 # What a run of scale.yml takes at most that waits for new nodes, with the time until the next check.
 RUN_SECONDS = 75.0
+TOLD = " (only told, as the policy says)"
 # A surge: so much more than so many seconds ago.
 SURGE_SECONDS = 60.0
 SURGE_SHARE = 0.2
@@ -125,8 +126,8 @@ def trend(situation: Situation) -> Wish | None:
     A straight line through the last minutes goes on where it rises clearly; the swing is twice the deviation that one minute
     has from the next, in the last quarter of an hour. Its room are the workers up to :data:`LIMIT`.
     """
-    sample, size = situation.sample, situation.size
-    if situation.launch_seconds <= 0 or not sample.trusted or not size:
+    policy, sample, size = situation.policy, situation.sample, situation.size
+    if policy.trend == "off" or situation.launch_seconds <= 0 or not sample.trusted or not size:
         return None
     seen = [(one.taken - sample.taken, one.load) for one in situation.history.samples if one.trusted]
     if not seen or seen[-1][0] < 0:
@@ -147,7 +148,8 @@ def trend(situation: Situation) -> Wish | None:
         f"{grows} within {lead:.0f} s, give or take {2 * swing:.1f}, "
         f"within {LIMIT:.0%} of the workers: {counted(wanted)}"
     )
-    return Wish("trend", wanted, text)
+    advice = policy.trend == "recommend"
+    return Wish("trend", wanted, text + (TOLD if advice else ""), advice=advice)
 
 
 def _surge(seen: Sequence[tuple[float, float]], load: float) -> float:
@@ -216,8 +218,7 @@ def forecast(situation: Situation) -> Wish | None:
         f"and a last hour at {seen.factor:.0%} of the usual: {counted(wanted)}"
     )
     if advice:
-        why = "as the policy says" if policy.forecast == "recommend" else f"until it knows {ENOUGH_DAYS} days"
-        text += f" (only told, {why})"
+        text += TOLD if policy.forecast == "recommend" else f" (only told, until it knows {ENOUGH_DAYS} days)"
     return Wish("forecast", wanted, text, advice=advice)
 
 

@@ -21,7 +21,7 @@ QUIET = History(recommended=((NOW - 400, 1), (NOW - 100, 1)))
 def decided(
     size: int, load: float, policy: Policy | None = None, history: History = QUIET, trusted: bool = True, **more: object
 ) -> Decision:
-    policy = policy or Policy(max_nodes=20, max_step_out=2)
+    policy = policy or Policy(max_nodes=20)
     sick = int(more.pop("sick", 0))
     lower = bool(more.pop("lower_bound", False))
     nodes = [Node(f"n{i}", "web", f"10.0.0.{i}", "a", "running", 0.0) for i in range(size + sick)]
@@ -66,10 +66,11 @@ def test_a_smaller_step_factor_still_allows_one_node() -> None:
     assert decided(2, 20, Policy(max_step_out=1.1)).desired == 3
 
 
-def test_an_exam_is_answered_in_one_step_and_a_large_fleet_shrinks_by_a_quarter() -> None:
-    assert decided(2, 56, Policy(max_nodes=30)).desired == 20
-    assert decided(2, 200, Policy(max_nodes=30)).desired == 20
-    assert decided(12, 0, Policy(max_nodes=20)).desired == 9
+def test_larger_steps_out_are_a_matter_of_policy() -> None:
+    wide = Policy(max_nodes=30, max_step_out=10)
+    assert decided(2, 56, Policy(max_nodes=30)).desired == 4
+    assert decided(2, 56, wide).desired == 20
+    assert decided(2, 200, wide).desired == 20
 
 
 def test_the_forecast_adds_nodes_in_time_and_never_takes_one_away() -> None:
@@ -88,8 +89,29 @@ def test_the_forecast_adds_nodes_in_time_and_never_takes_one_away() -> None:
     assert shrinking.direction == "in"
 
 
+def surging(size: int, load: float) -> History:
+    """A quarter of an hour of calm, then such a load: every trend's moment."""
+    calm = tuple(Sample(NOW - 60 * back, 60, load / 6, 0, 0, 4 * size, size, 0, True) for back in range(15, 0, -1))
+    return History(QUIET.recommended, calm)
+
+
+def test_a_trend_is_told_and_counts_only_where_the_policy_lets_it() -> None:
+    history = surging(4, 12.0)  # 75 %, within the dead band
+    told = decided(4, 12.0, history=history, launch_seconds=180.0)
+    assert (told.desired, told.recommended, told.direction) == (4, 4, "none")
+    assert next(reason for reason in told.reasons if reason.code == "trend").desired == 6
+    off = decided(4, 12.0, Policy(max_nodes=20, trend="off"), history=history, launch_seconds=180.0)
+    assert "trend" not in codes(off)
+    counts = decided(4, 12.0, Policy(max_nodes=20, trend="scale_out"), history=history, launch_seconds=180.0)
+    assert (counts.desired, counts.recommended) == (6, 6)
+    # Nor does what is only told keep a node that nothing else wants.
+    assert decided(8, 12.0, history=surging(8, 12.0), launch_seconds=180.0).direction == "in"
+
+
 def test_larger_steps_in_are_a_matter_of_policy() -> None:
     assert decided(6, 0, Policy(max_nodes=9, max_step_in=3)).desired == 3
+    assert decided(12, 0, Policy(max_nodes=20)).desired == 11
+    assert decided(12, 0, Policy(max_nodes=20, max_step_in="auto")).desired == 9
 
 
 @pytest.mark.parametrize(
@@ -180,7 +202,7 @@ def test_a_person_stands_above_the_recommenders_but_not_above_the_bounds() -> No
 
 
 def test_reasons_keep_every_wish_and_their_order() -> None:
-    policy = Policy.from_settings({"max_nodes": 5, "max_step_out": 2, "schedule": [{"nodes": 5, "from": "00:00", "until": "23:59"}]})
+    policy = Policy.from_settings({"max_nodes": 5, "schedule": [{"nodes": 5, "from": "00:00", "until": "23:59"}]})
     assert codes(decided(4, 100, policy)) == ["tracking", "schedule", "step_out", "max_nodes"]
     assert codes(decided(2, 0, policy)) == ["tracking", "schedule", "step_out"]
 

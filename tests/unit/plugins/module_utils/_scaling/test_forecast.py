@@ -171,19 +171,24 @@ def test_a_forecast_has_the_same_dead_band_as_the_load() -> None:
     assert above is not None and above.desired == 3
 
 
-def growing(loads: list[float], size: int = 4, apart: float = 60.0, launch: float = 180.0, trusted: bool = True) -> Situation:
+def growing(loads: list[float], size: int = 4, apart: float = 60.0, launch: float = 180.0, trusted: bool = True,
+            policy: Policy = Policy(trend="scale_out")) -> Situation:
     samples = tuple(
         Sample(NOW - apart * (len(loads) - 1 - i), apart, load, 0, 0, 8 * size, size, 1, True) for i, load in enumerate(loads)
     )
     last = samples[-1] if trusted else Sample(NOW, apart, loads[-1], 0, 0, 8 * size, size, 1, False)
-    return Situation(Policy(), last, History(samples=samples[:-1]), size, NOW, None, launch)
+    return Situation(policy, last, History(samples=samples[:-1]), size, NOW, None, launch)
 
 
 def test_a_steady_growth_goes_on_while_a_node_is_launched() -> None:
     wish = trend(growing([18.0, 19.5, 21.0, 22.5, 24.0]))
     # 24 + 1.5 a minute for (180 + 75) s = 30.4, in 85 % of 8 workers each.
     assert wish is not None and wish.desired == math.ceil((24 + 1.5 * 255 / 60) / 6.8)
-    assert wish.desired == 5
+    assert wish.desired == 5 and not wish.advice
+    told = trend(growing([18.0, 19.5, 21.0, 22.5, 24.0], policy=Policy()))
+    assert told is not None and (told.desired, told.advice) == (5, True)
+    assert "only told" in told.text
+    assert trend(growing([18.0, 19.5, 21.0, 22.5, 24.0], policy=Policy(trend="off"))) is None
 
 
 def test_noise_and_a_fall_are_no_growth() -> None:

@@ -109,7 +109,7 @@ def test_bad_metrics_never_shrink_and_bounds_hold(fault: str, policy: Any) -> No
 
 
 def test_two_controllers_launch_once() -> None:
-    world = World(POLICIES[0], MemoryLedger(), size=2, load=9.0)
+    world = World(POLICIES[0], MemoryLedger(), size=2, load=30.0)
     world.meanwhile = lambda: world.check() and None
     world.check()
     world.pass_time(15)

@@ -35,7 +35,10 @@ def test_defaults_are_valid_and_equal_to_the_schema() -> None:
         ({"timezone": "Mars/Base"}, "timezone"),
         ({"forecast": "always"}, "forecast"),
         ({"forecast": True}, "forecast"),
+        ({"trend": "auto"}, "trend"),
         ({"max_step_in": 0}, "max_step_in"),
+        ({"max_step_in": "all"}, "max_step_in"),
+        ({"max_step_out": "auto"}, "max_step_out"),
         ({"schedule": "07:30"}, "schedule"),
         ({"schedule": [{"nodes": 3, "from": "25:00", "until": "09:00"}]}, "schedule[0].from"),
         ({"schedule": [{"nodes": 3, "from": "07:00", "until": "07:00"}]}, "schedule[0].until"),
@@ -65,13 +68,17 @@ def test_several_problems_are_listed_together() -> None:
 
 
 def test_an_unquoted_off_of_yaml_means_off() -> None:
-    assert Policy.from_settings({"forecast": False}).forecast == "off"
+    assert Policy.from_settings({"forecast": False, "trend": False}) == Policy(forecast="off", trend="off")
     assert Policy.from_settings({"forecast": "scale_out"}).forecast == "scale_out"
 
 
-def test_a_step_in_is_a_quarter_of_the_fleet_unless_given() -> None:
-    policy = Policy()
-    assert [policy.step_in(size) for size in (0, 2, 7, 8, 20)] == [1, 1, 1, 2, 5]
-    assert policy.draining(20) == 5
-    assert (Policy(max_step_in=3).step_in(20), Policy(max_step_in=3).draining(20)) == (3, 3)
-    assert Policy(max_step_in=3, max_draining=1).draining(20) == 1
+def test_steps_are_small_unless_the_policy_says_otherwise() -> None:
+    policy = Policy.from_settings({})
+    assert (policy.max_step_out, policy.trend) == (2, "recommend")
+    assert [(policy.step_in(size), policy.draining(size)) for size in (0, 2, 8, 200)] == [(1, 1)] * 4
+    share = Policy.from_settings({"max_step_in": "auto", "max_draining": "auto"})
+    assert [share.step_in(size) for size in (0, 2, 7, 8, 20)] == [1, 1, 1, 2, 5]
+    assert share.draining(20) == 5
+    mixed = Policy.from_settings({"max_step_in": 3, "max_draining": "auto"})
+    assert (mixed.step_in(20), mixed.draining(20)) == (3, 3)
+    assert Policy.from_settings({"max_step_in": "auto", "max_draining": 2}).draining(20) == 2
