@@ -164,6 +164,15 @@ def test_unknown_members_never_shrink() -> None:
     assert (decision.desired, decision.hold_in, codes(decision)[-1]) == (4, True, "untrusted")
 
 
+def test_a_loss_that_was_announced_leaves_the_dead_band_where_it_was() -> None:
+    nodes = [Node(f"n{i}", "web", f"10.0.0.{i}", "a", "running", 0.0, notice=NOW + 600 if i == 0 else 0.0) for i in range(3)]
+    members = [Member(node.name, node.address, "up", 4, since=5000.0) for node in nodes]
+    taken = Sample(NOW, 60, 9.0, 0, 0, 12, 3, 0, True)  # 75 % of what still serves
+    seen = survey(Policy(), nodes, members, NOW)
+    decision = decide(Policy(), taken, seen, History(recommended=((NOW - 400, 3), (NOW - 15, 3))), NOW)
+    assert (seen.size, decision.size, decision.desired) == (2, 3, 3)
+
+
 def test_pauses() -> None:
     everything = [Pause("all", "work", NOW - 5)]
     assert decided(4, 100, pauses=everything).frozen
