@@ -220,7 +220,8 @@ def exam(scaling: dict[str, Any]) -> list[dict[str, Any]]:
     peak = max(one for one in demand if one is not None)
     rows = []
     tall = {"min_nodes": LEAST, "max_nodes": MOST, "workers": WORKERS, **scaling}
-    start, end = begin - 6, begin + minutes
+    # A launch of 300 s, and up to four doublings of 75 s each until the last of them begins.
+    start, end = begin - 10, begin + minutes
     entry = {"name": "exam", "nodes": peak, "from": f"{start // 60:02d}:{start % 60:02d}", "until": f"{end // 60:02d}:{end % 60:02d}"}
     for label, settings in (("without schedule", tall), ("scheduled", {**tall, "schedule": [entry]})):
         run = simulate(Policy.from_settings(settings), Trace(BEGIN, loads), Model(launch_seconds=300))
@@ -234,6 +235,9 @@ def main(_fleet: object, given: argparse.Namespace) -> None:
     """The benchmark `policies`."""
     begun = time.monotonic()
     scaling = settings_of(given)
+    unknown = sorted(set(given.shapes) - set(SHAPES))
+    if unknown:
+        raise SystemExit(f"--shapes: {unknown[0]!r} is unknown; known: {', '.join(SHAPES)}")
     shapes = [name for name in SHAPES if not given.shapes or name in given.shapes]
     jobs = [(name, seed, launch, given.targets, scaling) for name in shapes for launch in LAUNCHES for seed in range(given.seeds)]
     rows: list[dict[str, Any]] = []
