@@ -257,5 +257,6 @@ def main(_fleet: object, given: argparse.Namespace) -> None:
     goals, curves, notes = judge(rows)
     report("policies_curves", "Every policy at every setting (means over the seeds)", curves)
     report("policies", f"Ours at its default target against the best other at equal node-hours, {given.seeds} seeds", goals,
-           [*notes, f"Ours with {', '.join(f'{key} {value}' for key, value in given.scaling.items()) or 'the defaults'}.", f"{len(jobs)} traces of ours at {len(given.targets)} targets, {time.monotonic() - begun:.0f} s."])
+           [*notes, f"Ours with {', '.join(f'{key} {value}' for key, value in given.scaling.items()) or 'the defaults'}.",
+            f"{len(jobs)} traces of ours at {len(given.targets)} targets, {time.monotonic() - begun:.0f} s."])
     report("policies_exam", "A tenfold exam start, launch 300 s", exam(scaling))
