@@ -14,6 +14,11 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import FILE_NAME, MEMORY, Ledger
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.decide import decide
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import (
+    launch_seconds,
+    outlook,
+    wanted_slots,
+)
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.metrics import sample as judge
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.plan import plan as make_plan
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
@@ -28,6 +33,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
     Decision,
     Member,
     Node,
+    Outlook,
     Plan,
     Reason,
     Sample,
@@ -221,7 +227,7 @@ def check(
         errors.append(f"balancer: {trouble}")
     now = sources.clock()
     window = policy.scale_in_window
-    history = ledger.history(now, window)
+    history = ledger.history(now, window, policy.lookback)
     leaving = ledger.leaving(now - policy.drain_deadline)
     stored = _with_joined(ledger.state("reading"), ledger.joined(now - policy.stale_after))
     taken = judge(
@@ -243,9 +249,15 @@ def check(
         policy, nodes, members, now, healthy=healthy, intents=intents, leaving=leaving, ghosts=history.ghosts,
         settle=sources.settle,
     )
+    saturated = sources.saturated()
+    lead = launch_seconds(policy, ledger.launch_times())
+    ahead = None
+    if policy.forecast != "off":
+        since, slots = ledger.slots(wanted_slots(now, lead, policy.timezone))
+        ahead = outlook(slots, now, lead, policy.timezone, since)
     decision = decide(
-        policy, taken, seen, history, now,
-        pauses=ledger.pauses(now), saturated=sources.saturated(), manual=manual,
+        policy, taken, seen, history, now, pauses=ledger.pauses(now), saturated=saturated, manual=manual,
+        outlook=ahead, launch_seconds=lead,
     )
     image, image_release = "", release
     if decision.desired > seen.size:
@@ -267,6 +279,7 @@ def check(
             message="; ".join(errors),
             seen={intent.token: visible(intent, nodes) for intent in open_intents},
             expired=expired,
+            inputs=_inputs(now, seen, saturated, manual, ahead, lead),
         )
         if not steps:
             ledger.prune(now, policy.keep_days)
@@ -326,6 +339,22 @@ def _blind(
             started, origin, taken, decision, Plan(), mark, ghosts=sorted(ghosts), message="; ".join(errors)
         )
     return Outcome(number, "blind", decision, Plan(), taken, {}, tuple(errors))
+
+
+def _inputs(
+    now: float, seen: Survey, saturated: Mapping[str, str], manual: int | None, ahead: Outlook | None, lead: float
+) -> dict[str, Any]:
+    """What the decision was made from besides sample, history and pauses; ``simulate`` makes it again."""
+    data: dict[str, Any] = {"now": now, "size": seen.size, "sick": seen.sick, "known": seen.members_known, "launch": lead}
+    if seen.announced:
+        data["announced"] = seen.announced
+    if saturated:
+        data["saturated"] = dict(saturated)
+    if manual is not None:
+        data["manual"] = manual
+    if ahead is not None:
+        data["outlook"] = ahead.to_data()
+    return data
 
 
 def _phases(seen: Survey) -> dict[str, str]:

@@ -18,6 +18,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.su
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import (
     Decision,
     History,
+    Outlook,
     Pause,
     Reason,
     Sample,
@@ -35,12 +36,15 @@ def decide(
     pauses: Sequence[Pause] = (),
     saturated: Mapping[str, str] | None = None,
     manual: int | None = None,
+    outlook: Outlook | None = None,
+    launch_seconds: float = 0.0,
     recommenders: Sequence[Recommender] = RECOMMENDERS,
 ) -> Decision:
     """The highest wish, then the caps in their order; each that changes something leaves its reason.
 
     ``pauses`` are those an operator set, ``saturated`` names services that are at their limit and how that shows,
-    ``manual`` is a count given by a person: it stands above the recommenders, never above the bounds.
+    ``manual`` is a count given by a person: it stands above the recommenders, never above the bounds. ``outlook`` is
+    what the weekly shape says of the next minutes, ``launch_seconds`` how long launches took lately.
     """
     size = _size(survey, history)
     chain = _Chain(size)
@@ -49,8 +53,9 @@ def decide(
         chain.set(manual, "manual", f"{counted(manual)} asked for by hand")
         recommended = manual
     else:
-        wishes = _wishes(policy, sample, size, history, now, recommenders)
-        floor = max((wish.desired for wish in wishes if wish.floor), default=0)
+        situation = Situation(policy, sample, history, size, now, outlook, launch_seconds)
+        wishes = [wish for wish in [recommend(situation) for recommend in recommenders] if wish is not None]
+        floor = max([wish.desired for wish in wishes if wish.floor], default=0)
         recommended = _recommend(chain, wishes, sample, size)
         _window(chain, policy, history, now)
         _steps(chain, policy)
@@ -91,24 +96,18 @@ class _Chain:
         self.reasons.append(Reason(code, text, desired))
 
 
-def _wishes(
-    policy: Policy, sample: Sample, size: int, history: History, now: float, recommenders: Sequence[Recommender]
-) -> list[Wish]:
-    situation = Situation(policy, sample, history, size, now)
-    return [wish for wish in (recommend(situation) for recommend in recommenders) if wish is not None]
-
-
 def _recommend(chain: _Chain, wishes: Sequence[Wish], sample: Sample, size: int) -> int:
     """The highest wish; without trusted metrics never less than what is there."""
     for wish in wishes:
         chain.reasons.append(Reason(wish.source, wish.text, wish.desired))
     for code, text in sample.faults:
         chain.reasons.append(Reason(f"metrics_{code}", text, size))
-    highest = max((wish.desired for wish in wishes), default=size)
+    counting = [wish.desired for wish in wishes if not wish.advice]
+    highest = max(counting, default=size)
     if not sample.trusted and highest < size:
         highest = size
     chain.desired = highest
-    if not wishes:
+    if not counting:
         chain.set(size, "no_recommendation", "nothing could be recommended, so the size stays")
     return highest
 
@@ -131,11 +130,11 @@ def _window(chain: _Chain, policy: Policy, history: History, now: float) -> None
 def _steps(chain: _Chain, policy: Policy) -> None:
     """No step larger than the policy allows."""
     most = max(chain.size + 1, math.floor(chain.size * policy.max_step_out))
-    least = chain.size - policy.max_step_in
+    least = chain.size - policy.step_in(chain.size)
     if chain.desired > most:
         chain.set(most, "step_out", f"one step grows the fleet to at most {policy.max_step_out:g} times its size")
     elif chain.desired < least:
-        chain.set(least, "step_in", f"one step takes away at most {policy.max_step_in}")
+        chain.set(least, "step_in", f"one step takes away at most {counted(policy.step_in(chain.size))}")
 
 
 def _cooldown(chain: _Chain, policy: Policy, history: History, now: float) -> None:

@@ -49,6 +49,8 @@ def plan(
     """
     if decision.frozen:
         return Plan((), ("scaling is paused, nothing is done",))
+    if survey.at_rest and decision.desired == survey.size:
+        return Plan()
     steps = _launches(policy, decision, survey, token, image, release, zones)
     notes: list[str] = []
     if survey.members_known:
@@ -256,7 +258,7 @@ def _victims(policy: Policy, decision: Decision, survey: Survey, doubt: bool) ->
     Nodes that serve nobody yet come first; then the oldest release, the fullest zone, the least busy, the longest
     lived. Nodes that serve go only while at least the minimum and the desired number serve without them.
     """
-    surplus = min(survey.size - decision.desired, policy.max_step_in) - survey.coming
+    surplus = min(survey.size - decision.desired, policy.step_in(survey.size)) - survey.coming
     if surplus <= 0 or decision.direction != "in":
         return []
     free = [view for view in survey.views if view.counted and not view.protected and not view.held]
@@ -272,7 +274,7 @@ def _victims(policy: Policy, decision: Decision, survey: Survey, doubt: bool) ->
     )
     allowed = min(
         surplus - len(victims),
-        policy.max_draining - under_way,
+        policy.draining(survey.size) - under_way,
         survey.serving - max(policy.min_nodes, decision.desired),
     )
     candidates = [view for view in free if view.phase == "in_service"]

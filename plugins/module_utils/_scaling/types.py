@@ -150,6 +150,33 @@ class History:
 
 
 @dataclass(frozen=True)
+class Outlook:
+    """What the weekly shape says of the time that a launch takes: pure data, so that a decision can be repeated.
+
+    ``points`` are (Unix time at which it begins, expected load) of consecutive slots of ``seconds``; ``weeks`` the number
+    of earlier weeks that agree on them, ``days`` how long the ledger goes back, ``factor`` how busy the last hour was
+    compared with the usual.
+    """
+
+    points: tuple[tuple[float, float], ...]
+    seconds: float
+    weeks: int
+    days: float
+    factor: float
+
+    def to_data(self) -> dict[str, Any]:
+        """The outlook as plain data."""
+        return {"points": [list(point) for point in self.points], "seconds": self.seconds, "weeks": self.weeks,
+                "days": self.days, "factor": self.factor}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Outlook:
+        """The outlook back from :meth:`to_data`."""
+        points = tuple((float(begin), float(load)) for begin, load in data["points"])
+        return cls(points, float(data["seconds"]), int(data["weeks"]), float(data["days"]), float(data["factor"]))
+
+
+@dataclass(frozen=True)
 class Decision:
     """How many web nodes there should be, and why.
 
