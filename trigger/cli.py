@@ -12,7 +12,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import (
@@ -100,7 +100,36 @@ def _parser() -> argparse.ArgumentParser:
                       help="for 90s, 30m, 12h or 2d; without it until 'resume'")
     add("resume", _resume, "end every pause")
     tenants.arguments(add("tenants", _tenants, "check, back up and restore tenants"))
+    sim = add("simulate", _simulate, "let a simulated fleet with this policy follow a load trace")
+    sim.add_argument("--trace", required=True, type=Path, metavar="FILE",
+                     help="CSV with 'time,load' (seconds or ISO 8601; requests in service), or a ledger")
+    sim.add_argument("--plot", type=Path, metavar="FILE", help="also draw it, as one HTML page")
+    for name, default, low, high, text in (
+        ("--launch-seconds", 180.0, 1, 86400, "from the decision to the first request served"),
+        ("--drain-seconds", 30.0, 0, 86400, "until a draining node has finished its requests"),
+        ("--interval", 15.0, 1, 3600, "between two checks"),
+        ("--metric-lag", 0.0, 0, 3600, "age of what a check sees"),
+        ("--launch-failures", 0.0, 0, 1, "share of launches that never serve"),
+        ("--node-life", 0.0, 0, 1e6, "mean hours until a node dies; 0: never"),
+        ("--service-seconds", 0.25, 0.001, 3600, "mean time that serving a request takes"),
+        ("--patience", 60.0, 0, 3600, "how long the balancer lets a request wait for a worker"),
+    ):
+        sim.add_argument(name, type=_within(low, high), default=default, metavar="X", help=f"{text} (%(default)g)")
+    sim.add_argument("--price", type=_within(0, 1e9), metavar="P", help="price of a node-hour, to show the cost")
+    sim.add_argument("--seed", type=int, default=1, help="of the failures' random numbers (%(default)d)")
     return parser
+
+
+def _within(low: float, high: float) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r}: give a number from {low:g} to {high:g}")
+        return value
+    return number
 
 
 def _duration(text: str) -> float:
@@ -212,6 +241,22 @@ def _history(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int
         from ansible_collections.elearning.moodle_fleet.trigger import output
 
         output.history(rows)
+    return OK
+
+
+def _simulate(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.trace import TraceError
+    from ansible_collections.elearning.moodle_fleet.trigger.simulate import run_command
+
+    try:
+        data, text = run_command(fleet.name, policy, arguments)
+    except TraceError as exc:
+        print(f"moodle-fleet: {exc}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        _print_json({"fleet": fleet.name, **data})
+    else:
+        print(text)
     return OK
 
 

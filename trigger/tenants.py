@@ -73,7 +73,8 @@ def lines(action: str, data: Mapping[str, Any]) -> list[str]:
     if action == "check" and "pairs" in data:
         found = [f"{one['kind']}: {one['tenant']}{' → ' + one['other'] if one['other'] else ''}: {one['text']}" for one in data["findings"]]
         tried = ", ".join(f"{number} {kind}" for kind, number in data["pairs"].items())
-        return [*found, f"{data['tenants']} tenants, ordered pairs tried: {tried}; {len(found)} findings in {data['seconds']} s"]
+        notes = [f"note: {one}" for one in data.get("notes", [])]
+        return [*found, *notes, f"{data['tenants']} tenants, ordered pairs tried: {tried}; {len(found)} findings in {data['seconds']} s"]
     if action == "restore" and "restored" in data:
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(data["restored"]["made"]))
         return [f"Restored from the backup of {data['restored']['tenant']}, {made}, snapshot {data['snapshot'][:8]}"]

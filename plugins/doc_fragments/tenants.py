@@ -43,8 +43,12 @@ options:
         description: Hosts from which the tenants' users may connect.
         type: str
         default: '%'
+      tls:
+        description: Whether it is reached by TLS. Its certificate has to be good for its name and trusted by the node.
+        type: bool
+        default: false
   servers:
-    description: Further database servers by name. Each has the keys of O(database).
+    description: Further database servers by name. Each has the keys of O(database); without C(tls) it is as with O(database).
     type: dict
     default: {}
 requirements:
@@ -84,6 +88,16 @@ options:
         description: Its password.
         type: str
         default: ''
+      tls:
+        description: Whether it is reached by TLS. Its certificate has to be good for its name and trusted by the node.
+        type: bool
+        default: false
+      shared_user:
+        description:
+          - Whether all tenants use the default user with O(cache.password), because the server lets nobody make users, as
+            ElastiCache does. It is asked whether it answers, and keys of tenants that are made anew or removed are taken away.
+        type: bool
+        default: false
   code:
     description: Folder of the release, or the link to it, that installs the sites.
     type: path

@@ -34,7 +34,7 @@ options:
     type: int
     default: 443
   servers:
-    description: Further database servers by name, each with C(host) and C(port), for the tenants that name one.
+    description: Further database servers by name, each with C(host), C(port) and C(tls), for the tenants that name one.
     type: dictionary
     default: {}
 """

@@ -77,6 +77,7 @@ keyed_groups:
 """
 
 import ipaddress
+import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -113,7 +114,9 @@ def _endpoint(text: str) -> dict[str, Any]:
 
 def endpoints(fleet: Fleet, nodes: list[Node]) -> dict[str, Any]:
     """Where each service of the fleet is reached: the given endpoint, else the address of its first node."""
-    result: dict[str, Any] = {"balancer": {"addresses": [node.address for node in nodes if node.role == "balancer"]}}
+    balancers = [node.address for node in nodes if node.role == "balancer"]
+    # A balancer that is no node: whoever has an address of its networks.
+    result: dict[str, Any] = {"balancer": {"addresses": balancers or list(fleet.balancer.get("networks") or [])}}
     for service, port in PORTS.items():
         given = fleet.services[service].get("endpoint")
         first = next((node.address for node in nodes if node.role == service), None)
@@ -127,6 +130,9 @@ def endpoints(fleet: Fleet, nodes: list[Node]) -> dict[str, Any]:
     elif "cache" in result:
         port = result["cache"]["port"] if fleet.services["cache"].get("endpoint") else MUC_PORT
         result["cache_muc"] = {"host": result["cache"]["host"], "port": port}
+    for service, keys in (("database", ("tls",)), ("cache", ("tls", "shared_user"))):
+        if service in result:
+            result[service].update({key: bool(fleet.services[service].get(key)) for key in keys})
     result["files"] = fleet.services["files"]
     return result
 
@@ -147,6 +153,18 @@ def host(node: Node, connection: dict[str, Any], phase: str) -> Host:
         groups.append(f"release_{node.release}")
     facts = {**asdict(node), "tags": dict(node.tags), "phase": phase}
     return Host(node.name, groups, {"fleet_node": facts, **connection})
+
+
+def balancer_host(fleet: Fleet) -> Host | None:
+    """A balancer that is changed through an API, as a host whose tasks run on the controller; None with balancer nodes."""
+    if fleet.balancer["driver"] != "alb":
+        return None
+    name = f"{fleet.name}-balancer"
+    return Host(name, ["balancer", "balancer_api"], {
+        "ansible_connection": "local", "ansible_python_interpreter": sys.executable,
+        "balancer_fleet_file": str(fleet.path),
+        "fleet_node": {"name": name, "role": "balancer", "state": "running", "address": "", "zone": "", "tags": {}},
+    })
 
 
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
@@ -190,6 +208,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         nodes = cloud.nodes()
         phases = self._phases(fleet, nodes) if self.get_option("phases") else {}
         hosts = [host(node, cloud.connection(node), phases.get(node.name, node.state)) for node in nodes]
+        api = balancer_host(fleet)
+        hosts += [api] if api else []
         return {
             "hosts": [asdict(one) for one in hosts],
             "endpoints": endpoints(fleet, nodes),

@@ -7,13 +7,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import BalancerError, Counters
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import FILE_NAME, MEMORY, Ledger
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.decide import decide
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import (
+    launch_seconds,
+    outlook,
+    wanted_slots,
+)
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.metrics import sample as judge
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.plan import plan as make_plan
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
@@ -28,6 +33,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
     Decision,
     Member,
     Node,
+    Outlook,
     Plan,
     Reason,
     Sample,
@@ -35,10 +41,13 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
 )
 
 if TYPE_CHECKING:
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudDriver
     from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet
 
 # Faults that make the member list as doubtful as the counters.
 BLIND = frozenset({"missing", "stale", "future", "absurd"})
+# Those of them that a balancer's metrics can have without its member list.
+LATE = frozenset({"stale", "future"})
 
 
 def _nothing_saturated() -> Mapping[str, str]:
@@ -110,25 +119,40 @@ def open_ledger(fleet: Fleet, *, trace: bool = True) -> Ledger:
 
 def sources_of(fleet: Fleet) -> Sources:
     """The real world of a fleet. Drivers are loaded here and not before: most commands need none."""
-    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import balancer_reader, cloud_driver
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import (
+        balancer_reader,
+        chosen_image,
+        cloud_driver,
+    )
 
     cloud = cloud_driver(fleet)
 
     def read(nodes: Sequence[Node]) -> Counters:
         addresses = [node.address for node in nodes if node.role == "balancer" and node.state == "running"]
-        return balancer_reader(fleet, addresses).read()
+        return balancer_reader(fleet, addresses, nodes).read()
 
     def image(release: str) -> tuple[str, str]:
-        for known in cloud.images():
-            if known.get("role") == "web" and release in ("", known.get("release", "")):
-                return str(known["id"]), str(known.get("release", ""))
+        known = [one for one in cloud.images() if one.get("role") == "web" and release in ("", one.get("release", ""))]
+        chosen = chosen_image(fleet)
+        # Newest first; sorting keeps that order among those that were not chosen.
+        for one in sorted(known, key=lambda one: one["id"] != chosen):
+            return str(one["id"]), str(one.get("release", ""))
         return "", release
 
-    zones = fleet.cloud.get("zones") or ()
     return Sources(
-        nodes=cloud.nodes, read=read, probe=probe_health, image=image, zones=tuple(str(z) for z in zones),
+        nodes=lambda: observed_nodes(cloud), read=read, probe=probe_health, image=image, zones=tuple(cloud.zones()),
         settle=cloud.settle,
     )
+
+
+def observed_nodes(cloud: CloudDriver) -> list[Node]:
+    """The nodes with what the cloud has announced for them.
+
+    :raises CloudError: when the cloud does not answer.
+    """
+    found = cloud.nodes()
+    notices = cloud.notices(found)
+    return [replace(node, notice=notices[node.name]) if node.name in notices else node for node in found]
 
 
 def probe_health(nodes: Sequence[Node], timeout: float = 1.0) -> dict[str, bool]:
@@ -203,16 +227,16 @@ def check(
         errors.append(f"balancer: {trouble}")
     now = sources.clock()
     window = policy.scale_in_window
-    history = ledger.history(now, window)
+    history = ledger.history(now, window, policy.lookback)
     leaving = ledger.leaving(now - policy.drain_deadline)
-    stored = ledger.state("reading")
+    stored = _with_joined(ledger.state("reading"), ledger.joined(now - policy.stale_after))
     taken = judge(
         policy, _reading(stored), current, now,
         recent=history.samples, nodes=nodes, error=trouble,
     )
     codes = {code for code, _text in taken.faults}
     members: Sequence[Member] | None = None
-    if current is not None and not codes & BLIND:
+    if current is not None and not codes & (BLIND - LATE if current.members_fresh else BLIND):
         members = current.members
     if not cloud_known:
         return _blind(ledger, started, origin, taken, history.ghosts, mark, errors, record)
@@ -225,9 +249,15 @@ def check(
         policy, nodes, members, now, healthy=healthy, intents=intents, leaving=leaving, ghosts=history.ghosts,
         settle=sources.settle,
     )
+    saturated = sources.saturated()
+    lead = launch_seconds(policy, ledger.launch_times())
+    ahead = None
+    if policy.forecast != "off":
+        since, slots = ledger.slots(wanted_slots(now, lead, policy.timezone))
+        ahead = outlook(slots, now, lead, policy.timezone, since)
     decision = decide(
-        policy, taken, seen, history, now,
-        pauses=ledger.pauses(now), saturated=sources.saturated(), manual=manual,
+        policy, taken, seen, history, now, pauses=ledger.pauses(now), saturated=saturated, manual=manual,
+        outlook=ahead, launch_seconds=lead,
     )
     image, image_release = "", release
     if decision.desired > seen.size:
@@ -249,6 +279,7 @@ def check(
             message="; ".join(errors),
             seen={intent.token: visible(intent, nodes) for intent in open_intents},
             expired=expired,
+            inputs=_inputs(now, seen, saturated, manual, ahead, lead),
         )
         if not steps:
             ledger.prune(now, policy.keep_days)
@@ -310,6 +341,22 @@ def _blind(
     return Outcome(number, "blind", decision, Plan(), taken, {}, tuple(errors))
 
 
+def _inputs(
+    now: float, seen: Survey, saturated: Mapping[str, str], manual: int | None, ahead: Outlook | None, lead: float
+) -> dict[str, Any]:
+    """What the decision was made from besides sample, history and pauses; ``simulate`` makes it again."""
+    data: dict[str, Any] = {"now": now, "size": seen.size, "sick": seen.sick, "known": seen.members_known, "launch": lead}
+    if seen.announced:
+        data["announced"] = seen.announced
+    if saturated:
+        data["saturated"] = dict(saturated)
+    if manual is not None:
+        data["manual"] = manual
+    if ahead is not None:
+        data["outlook"] = ahead.to_data()
+    return data
+
+
 def _phases(seen: Survey) -> dict[str, str]:
     return {view.name: view.phase for view in seen.views}
 
@@ -335,8 +382,16 @@ def _reading_data(reading: Counters, before: Mapping[str, Any] | None, since: fl
     return {
         "taken": reading.taken, "requests": reading.requests, "in_service": reading.in_service,
         "waiting": reading.waiting, "mean_seconds": reading.mean_seconds, "started": reading.started,
-        "mean_window": reading.mean_window, "members": members,
+        "mean_window": reading.mean_window, "interval": reading.interval, "members": members,
     }
+
+
+def _with_joined(data: Mapping[str, Any] | None, joined: Mapping[str, float]) -> Mapping[str, Any] | None:
+    """The last reading with the nodes that joined since: a member is missed even when it was never read before."""
+    if not data:
+        return data
+    present = {name for name, _state, _seen in data["members"]}
+    return {**data, "members": [*data["members"], *((name, "up", at) for name, at in joined.items() if name not in present)]}
 
 
 def _reading(data: Mapping[str, Any] | None) -> Counters | None:
@@ -345,7 +400,7 @@ def _reading(data: Mapping[str, Any] | None) -> Counters | None:
     members = tuple(Member(str(name), "", str(state), 0) for name, state, _seen in data["members"])
     return Counters(
         float(data["taken"]), int(data["requests"]), int(data["in_service"]), int(data["waiting"]),
-        data["mean_seconds"], float(data["started"]), members, int(data["mean_window"]),
+        data["mean_seconds"], float(data["started"]), members, int(data["mean_window"]), float(data.get("interval", 0)),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -26,8 +26,11 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._schema imp
 if TYPE_CHECKING:
     from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import BalancerReader
     from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudDriver
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Node
 
 PLUGIN = "elearning.moodle_fleet.fleet"
+# Beside keys and ledger: the image that new web nodes start from.
+CHOSEN_IMAGE = "image"
 
 
 # Import statements, not importlib: Ansible packs into a module only what it finds imported. Inside functions: a check
@@ -38,15 +41,27 @@ def _podman() -> ModuleType:
     return podman
 
 
+def _aws() -> ModuleType:
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds import aws
+
+    return aws
+
+
 def _haproxy() -> ModuleType:
     from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers import haproxy
 
     return haproxy
 
 
-# A new driver is one module here that holds SETTINGS and `driver(fleet)` or `reader(fleet, addresses)`.
-CLOUDS = {"podman": _podman}
-BALANCERS = {"haproxy": _haproxy}
+def _alb() -> ModuleType:
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers import alb
+
+    return alb
+
+
+# A new driver is one module here that holds SETTINGS and `driver(fleet)` or `reader(fleet, addresses, nodes)`.
+CLOUDS = {"podman": _podman, "aws": _aws}
+BALANCERS = {"haproxy": _haproxy, "alb": _alb}
 
 
 class FleetFileError(Exception):
@@ -97,6 +112,7 @@ _SHAPE = {
     "publish": Field(list, default=[], items=Field(str)),
 }
 _ENDPOINT = Field(str, check=_endpoint_problem)
+_OFF = Field(bool, default=False)
 
 
 def _service(**more: Field) -> Field:
@@ -106,8 +122,9 @@ def _service(**more: Field) -> Field:
 SERVICES = {
     "balancer": Field(dict, fields={"count": _COUNT, **_SHAPE}),
     "web": Field(dict, fields=_SHAPE),
-    "database": _service(),
-    "cache": _service(muc_endpoint=_ENDPOINT),
+    "database": _service(tls=_OFF),
+    # A managed cache may know one user alone: then all tenants share it, and their prefixes alone keep them apart.
+    "cache": _service(muc_endpoint=_ENDPOINT, tls=_OFF, shared_user=_OFF),
     "jobs": Field(dict, fields={"count": _COUNT, **_SHAPE}),
     "logs": _service(),
     # Shared files: by default the cloud driver's own shared volume; else a mount on every web and jobs node.
@@ -151,6 +168,18 @@ def _scaling_section(section: Mapping[str, Any], problems: list[Problem]) -> dic
     return dict(section)
 
 
+def _fits_alb(top: dict[str, Any], problems: list[Problem]) -> None:
+    """An Application Load Balancer serves EC2 instances, and needs no balancer nodes."""
+    if isinstance(top.get("cloud"), Mapping) and top["cloud"].get("driver") not in (None, "aws"):
+        problems.append(Problem("balancer.driver", "alb", "needs cloud.driver: aws; use haproxy with this cloud"))
+    services = top.get("services")
+    if isinstance(services, Mapping):
+        given = services.get("balancer")
+        if given and given.get("count") not in (None, 0, 1):
+            problems.append(Problem("services.balancer.count", given["count"], "remove it: with an ALB there are no balancer nodes"))
+        top["services"] = {**services, "balancer": {**(given or {}), "count": 0}}
+
+
 def validate(values: Any, path: str | os.PathLike[str]) -> Fleet:
     """Check the parsed content of a fleet file.
 
@@ -164,6 +193,8 @@ def validate(values: Any, path: str | os.PathLike[str]) -> Fleet:
         top["cloud"] = _driver_section("cloud", top["cloud"], CLOUDS, problems)
     if isinstance(top.get("balancer"), Mapping):
         top["balancer"] = _driver_section("balancer", top["balancer"], BALANCERS, problems)
+    if isinstance(top.get("balancer"), Mapping) and top["balancer"].get("driver") == "alb":
+        _fits_alb(top, problems)
     top["scaling"] = _scaling_section(top.get("scaling") or {}, problems)
     if problems:
         raise FleetFileError(path, problems)
@@ -211,9 +242,17 @@ def cloud_driver(fleet: Fleet) -> CloudDriver:
     return CLOUDS[fleet.cloud["driver"]]().driver(fleet)
 
 
-def balancer_reader(fleet: Fleet, addresses: list[str]) -> BalancerReader:
-    """A reader of the fleet's balancers; ``addresses`` are those of its balancer nodes."""
-    return BALANCERS[fleet.balancer["driver"]]().reader(fleet, addresses)
+def chosen_image(fleet: Fleet) -> str:
+    """Id of the image that the last bake settled on; empty where none has. After a rollback it isn't the newest one."""
+    try:
+        return (fleet.state_dir / CHOSEN_IMAGE).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
 
 
-__all__ = ["Fleet", "FleetFileError", "balancer_reader", "cloud_driver", "load", "validate"]
+def balancer_reader(fleet: Fleet, addresses: list[str], nodes: Sequence[Node] = ()) -> BalancerReader:
+    """A reader of the fleet's balancers; ``addresses`` are those of its balancer nodes, ``nodes`` all of its nodes."""
+    return BALANCERS[fleet.balancer["driver"]]().reader(fleet, addresses, nodes)
+
+
+__all__ = ["CHOSEN_IMAGE", "Fleet", "FleetFileError", "balancer_reader", "chosen_image", "cloud_driver", "load", "validate"]

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import slot_of
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import (
     Decision,
     History,
@@ -63,6 +64,14 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE activities ADD COLUMN token TEXT NOT NULL DEFAULT '';
     CREATE INDEX activities_token ON activities (token) WHERE token <> '';
+    """,
+    # The forecast looks at weeks: five minutes a row instead of a sample each, kept up to date by every check. And what a
+    # decision was made from besides the sample, so that it can be made again.
+    """
+    CREATE TABLE slots (begin INTEGER PRIMARY KEY, seconds REAL NOT NULL, load REAL NOT NULL);
+    INSERT INTO slots SELECT CAST(taken / 300 AS INTEGER) * 300, sum(seconds), sum(load * seconds) / sum(seconds)
+      FROM samples WHERE trusted AND seconds > 0 GROUP BY 1;
+    ALTER TABLE checks ADD COLUMN inputs TEXT;
     """,
 )
 
@@ -181,8 +190,11 @@ class Ledger:
         message: str = "",
         seen: Mapping[str, int] | None = None,
         expired: Sequence[str] = (),
+        inputs: Mapping[str, Any] | None = None,
     ) -> int:
         """Write a check with everything it is about to do, before it does it; returns the check's number.
+
+        ``inputs`` is what the decision was made from besides sample, history and pauses.
 
         :raises Superseded: when another check wrote a plan since :meth:`mark`.
         """
@@ -194,10 +206,11 @@ class Ledger:
             status = "planned" if plan else "idle"
             cursor = db.execute(
                 "INSERT INTO checks (started, finished, origin, status, size, desired, recommended, direction, acted,"
-                " decision, plan, message) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+                " decision, plan, message, inputs) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (started, None if plan else started, origin, status, decision.size, decision.desired,
                  decision.recommended, decision.direction, _acted(plan), _json(decision.to_data()),
-                 _json(plan.to_data()) if plan or plan.notes else None, message),
+                 _json(plan.to_data()) if plan or plan.notes else None, message,
+                 _json(inputs) if inputs is not None else None),
             )
             check = int(cursor.lastrowid or 0)
             db.execute(
@@ -207,6 +220,12 @@ class Ledger:
                  sample.capacity, sample.up, sample.requests, sample.trusted, sample.lower_bound,
                  _json(sample.faults)),
             )
+            if sample.trusted and sample.seconds > 0:
+                db.execute(
+                    "INSERT INTO slots VALUES (?,?,?) ON CONFLICT (begin) DO UPDATE SET seconds = seconds + excluded.seconds,"
+                    " load = (load * seconds + excluded.load * excluded.seconds) / (seconds + excluded.seconds)",
+                    (slot_of(sample.taken), sample.seconds, sample.load),
+                )
             for token, number in (seen or {}).items():
                 db.execute("UPDATE intents SET seen = max(seen, ?) WHERE token = ?", (number, token))
             db.execute("UPDATE intents SET status = 'seen' WHERE status = 'open' AND seen >= count")
@@ -275,8 +294,8 @@ class Ledger:
 
     # -- what the next check needs ---------------------------------------------------------------------------------
 
-    def history(self, now: float, window: float) -> History:
-        """Wishes and samples of the window (with the last one before it), and the last real changes of size."""
+    def history(self, now: float, window: float, lookback: float = 0.0) -> History:
+        """Wishes of the window (with the last one before it), samples of it or of ``lookback``, the last real changes of size."""
         begin = now - window
         first = self._rows("SELECT max(started) AS at FROM checks WHERE started <= ?", begin)[0]["at"]
         rows = self._rows(
@@ -284,7 +303,8 @@ class Ledger:
             " ORDER BY started",
             begin if first is None else first, now,
         )
-        samples = self._rows("SELECT * FROM samples WHERE taken >= ? AND taken <= ? ORDER BY taken", begin, now)
+        samples = self._rows("SELECT * FROM samples WHERE taken >= ? AND taken <= ? ORDER BY taken",
+                             min(begin, now - lookback), now)
         return History(
             recommended=tuple((float(row["started"]), int(row["recommended"])) for row in rows),
             samples=tuple(_sample(row) for row in samples),
@@ -315,6 +335,39 @@ class Ledger:
         rows = self._rows(
             "SELECT node, min(planned) AS at FROM activities WHERE status IN ('planned', 'running') AND planned >= ?"
             " AND action IN ('drain', 'retire') GROUP BY node",
+            since,
+        )
+        return {str(row["node"]): float(row["at"]) for row in rows}
+
+    def slots(self, ranges: Sequence[tuple[int, int]]) -> tuple[float | None, dict[int, float]]:
+        """The begin of the oldest slot, and the mean loads of the slots in these ranges (both ends included)."""
+        since = self._rows("SELECT min(begin) AS at FROM slots")[0]["at"]
+        found: dict[int, float] = {}
+        for first, last in ranges:
+            rows = self._rows("SELECT begin, load FROM slots WHERE begin BETWEEN ? AND ?", first, last)
+            found.update((int(row["begin"]), float(row["load"])) for row in rows)
+        return since, found
+
+    def launch_times(self, limit: int = 100) -> list[float]:
+        """Seconds from the plan of a launch to the end of its nodes' first join, newest first, from the latest activities."""
+        rows = self._rows(
+            "SELECT action, node, planned, finished, message FROM activities WHERE action IN ('launch', 'join')"
+            " AND status = 'done' ORDER BY planned DESC, id DESC LIMIT ?", limit,
+        )
+        joins = [(str(row["node"]), float(row["finished"])) for row in rows if row["action"] == "join" and row["finished"]]
+        found = []
+        for row in rows:
+            if row["action"] == "launch":
+                for name in str(row["message"]).split(", "):
+                    ends = [end - row["planned"] for joined, end in joins if joined == name and end > row["planned"]]
+                    found += [min(ends)] if ends else []
+        return found
+
+    def joined(self, since: float) -> dict[str, float]:
+        """Nodes that joined, or may have: their plan did not end, or nobody knows how; with the time of the latest such plan."""
+        rows = self._rows(
+            "SELECT node, max(planned) AS at FROM activities WHERE status <> 'failed' AND planned >= ?"
+            " AND action = 'join' GROUP BY node",
             since,
         )
         return {str(row["node"]): float(row["at"]) for row in rows}
@@ -358,6 +411,7 @@ class Ledger:
         for row in self._rows(f"SELECT * FROM checks {where} ORDER BY id DESC LIMIT ?", *values):
             item = dict(row)
             item["decision"] = json.loads(row["decision"]) if row["decision"] else None
+            item["inputs"] = json.loads(row["inputs"]) if row["inputs"] else None
             item["plan"] = json.loads(row["plan"]) if row["plan"] else {"steps": [], "notes": []}
             result.append(item)
         return result
@@ -366,6 +420,30 @@ class Ledger:
         """What became of each step of a check, in its order."""
         rows = self._rows("SELECT * FROM activities WHERE check_id = ? ORDER BY id", check)
         return [{**dict(row), "steps": json.loads(row["steps"])} for row in rows]
+
+    def recorded(self, batch: int = 1000) -> Iterator[tuple[dict[str, Any], Sample]]:
+        """Every check with its sample, oldest first, a part at a time."""
+        last = 0
+        while True:
+            rows = self._rows(
+                "SELECT checks.id AS number, started, acted, decision, inputs, samples.* FROM checks JOIN samples ON"
+                " samples.check_id = checks.id WHERE checks.id > ? ORDER BY checks.id LIMIT ?", last, batch,
+            )
+            for row in rows:
+                item = {"id": row["number"], "started": row["started"], "acted": row["acted"]}
+                for key in ("decision", "inputs"):
+                    item[key] = json.loads(row[key]) if row[key] else None
+                yield item, _sample(row)
+            if len(rows) < batch:
+                return
+            last = int(rows[-1]["number"])
+
+    def all_pauses(self) -> list[tuple[Pause, float]]:
+        """Every pause that is remembered, with the time at which it was ended by hand, 0 for never."""
+        return [
+            (Pause(row["scope"], row["reason"], row["since"], row["until"]), float(row["ended"]))
+            for row in self._rows("SELECT * FROM pauses ORDER BY since")
+        ]
 
     def last_sample(self) -> Sample | None:
         """The latest sample."""
@@ -387,6 +465,7 @@ class Ledger:
             db.execute(
                 "DELETE FROM checks WHERE id IN (SELECT id FROM checks WHERE started < ? LIMIT 5000)", (before,)
             )
+            db.execute("DELETE FROM slots WHERE begin < ?", (before,))
             db.execute("DELETE FROM intents WHERE created < ? AND status <> 'open'", (before,))
             db.execute("DELETE FROM pauses WHERE ended > 0 AND ended < ?", (before,))
             _put(db, "pruned", now)

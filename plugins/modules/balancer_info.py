@@ -7,10 +7,14 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: balancer_info
 version_added: "1.0.0"
-short_description: Read the members and counters of HAProxy balancers
+short_description: Read the members and counters of the balancers
 description:
   - Reads the statistics port of one or several HAProxy balancers and adds them up. Changes nothing.
+  - With O(fleet_file) it reads the balancer that the fleet file names, also an Application Load Balancer, from the controller.
 options:
+  fleet_file:
+    description: Path of the fleet file. Then the other options are not needed, except O(addresses) with HAProxy.
+    type: path
   addresses:
     description: Addresses of the balancers.
     type: list
@@ -48,6 +52,11 @@ EXAMPLES = r"""
 - name: Read the balancer this runs on
   elearning.moodle_fleet.balancer_info:
   register: balancer
+
+- name: Read the load balancer of a fleet on AWS
+  elearning.moodle_fleet.balancer_info:
+    fleet_file: inventories/aws/moodle_fleet.yml
+  delegate_to: localhost
 
 - name: Print how busy the fleet is
   ansible.builtin.debug:
@@ -94,6 +103,19 @@ mean_seconds:
   returned: success
   type: float
   sample: 0.085
+interval:
+  description:
+    - Seconds that RV(requests), RV(in_service), RV(waiting) and RV(mean_seconds) tell of, where the balancer knows past minutes alone.
+    - V(0) where it counts.
+  returned: success
+  type: float
+  sample: 0.0
+faults:
+  description: What speaks against the reading, for example that no target is healthy.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 started:
   description: When the counters started, in seconds since 1970, added up over all balancers; it changes when they are reset.
   returned: success
@@ -111,12 +133,20 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import BalancerError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.haproxy import HAProxyReader
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.haproxy_steps import as_dict
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import (
+    FleetFileError,
+    balancer_reader,
+    cloud_driver,
+    load,
+)
 
 
 def main() -> None:
     """Entry point."""
     module = AnsibleModule(
         argument_spec={
+            "fleet_file": {"type": "path"},
             "addresses": {"type": "list", "elements": "str", "default": ["127.0.0.1"]},
             "port": {"type": "int", "default": 8404},
             "backend": {"type": "str", "default": "web"},
@@ -125,12 +155,18 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    reader = HAProxyReader(
-        params["addresses"], port=params["port"], backend=params["backend"], timeout=params["timeout"]
-    )
     try:
+        if params["fleet_file"]:
+            fleet = load(params["fleet_file"])
+            nodes = cloud_driver(fleet).nodes()
+            own = [node.address for node in nodes if node.role == "balancer" and node.state == "running"]
+            reader = balancer_reader(fleet, own or params["addresses"], nodes)
+        else:
+            reader = HAProxyReader(
+                params["addresses"], port=params["port"], backend=params["backend"], timeout=params["timeout"]
+            )
         counters = reader.read()
-    except BalancerError as exc:
+    except (BalancerError, CloudError, FleetFileError) as exc:
         module.fail_json(msg=str(exc))
     module.exit_json(
         changed=False,
@@ -140,6 +176,8 @@ def main() -> None:
         waiting=counters.waiting,
         requests=counters.requests,
         mean_seconds=counters.mean_seconds,
+        interval=counters.interval,
+        faults=[text for _code, text in counters.faults],
         started=counters.started,
         taken=counters.taken,
     )

@@ -7,11 +7,14 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: balancer_member
 version_added: "1.0.0"
-short_description: Let web nodes join, drain and leave an HAProxy
+short_description: Let web nodes join, drain and leave the balancer
 description:
   - Changes the member list of the HAProxy on the node the module runs on. With several balancers, run it on each of them.
   - Each change is made in the running process and in C(conf.d/<backend>.cfg), so it survives a reload and a restart.
     HAProxy is never reloaded.
+  - With O(fleet_file) of a fleet behind an Application Load Balancer it changes the target group, from the controller.
+    Nodes are registered by their instance, once their own health check has passed. AWS does not tell how many requests are
+    under way, so a member drains for the whole of the deregistration delay, and is absent when it has.
   - All members of a call are handled side by side.
   - With an empty O(members) and no O(name) the module only makes sure that the member list exists.
 options:
@@ -24,6 +27,11 @@ options:
     type: str
     choices: [joined, drained, absent]
     default: joined
+  fleet_file:
+    description:
+      - Path of the fleet file, where its C(balancer.driver) is V(alb); the module then runs on the controller.
+      - Without it the module runs on the HAProxy node itself.
+    type: path
   name:
     description: The member's name. Either this or O(members).
     type: str
@@ -153,6 +161,13 @@ EXAMPLES = r"""
     name: web-1
     state: absent
 
+- name: Let a node join the target group of a fleet on AWS
+  elearning.moodle_fleet.balancer_member:
+    fleet_file: inventories/aws/moodle_fleet.yml
+    members:
+      - {name: prod-web-a1b2c3-1, address: 10.20.0.11}
+  delegate_to: localhost
+
 - name: Keep these members alone
   elearning.moodle_fleet.balancer_member:
     members:
@@ -163,7 +178,7 @@ EXAMPLES = r"""
 RETURN = r"""
 members:
   description: What became of each member the call was about.
-  returned: when HAProxy answers
+  returned: when the balancer answers
   type: list
   elements: dict
   sample:
@@ -206,21 +221,24 @@ members:
       type: float
 left:
   description: Requests still under way at all these members when the module ended.
-  returned: when HAProxy answers
+  returned: when the balancer answers
   type: int
   sample: 0
 stale:
   description: Names of the members that were refused because of O(tenants).
-  returned: when HAProxy answers
+  returned: when the balancer answers
   type: list
   elements: str
   sample: []
 timed_out:
   description: Whether the deadline ended the wait for any member.
-  returned: when HAProxy answers
+  returned: when the balancer answers
   type: bool
   sample: false
 """
+
+from collections.abc import Callable
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -231,7 +249,15 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.
     MemberFile,
     RuntimeSocket,
 )
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.haproxy_steps import Steps, Wanted
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.gate import Outcome, Wanted
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.haproxy_steps import Steps
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import (
+    Fleet,
+    FleetFileError,
+    cloud_driver,
+    load,
+)
 
 MEMBER = {
     "address": {"type": "str"},
@@ -331,24 +357,31 @@ def run(module: AnsibleModule, members: HAProxyMembers) -> dict:
             "diff": {"before": before, "after": after},
         }
 
-    steps = Steps(members, timeout=params["timeout"])
-    if params["state"] == "joined":
-        outcomes = steps.join(
-            wanted,
-            release=params["release"],
-            tenants=params["tenants"],
-            balancers=params["balancers"],
-            health_path=params["health_path"],
-            ramp_steps=params["ramp"].get("steps") or 0,
-            ramp_interval=params["ramp"].get("interval") or 0.0,
-        )
-        if ghosts:
-            outcomes += Steps(members, timeout=params["timeout"]).remove(ghosts, force=params["force"])
-    elif params["state"] == "drained":
-        outcomes = steps.drain(names)
-    else:
-        outcomes = steps.remove(names, force=params["force"])
-    after = described(members.rows(), members.file.read())
+    outcomes = carry_out(params, lambda: Steps(members, timeout=params["timeout"]), wanted, ghosts)
+    return result_of(params, outcomes, before, described(members.rows(), members.file.read()))
+
+
+def carry_out(params: dict, steps: Callable[[], Any], wanted: list[Wanted], ghosts: list[str]) -> list[Outcome]:
+    """Bring the members to the wanted state, and forget the ghosts."""
+    names = [one.name for one in wanted]
+    if params["state"] == "drained":
+        return steps().drain(names)
+    if params["state"] == "absent":
+        return steps().remove(names, force=params["force"])
+    outcomes = steps().join(
+        wanted,
+        release=params["release"],
+        tenants=params["tenants"],
+        balancers=params["balancers"],
+        health_path=params["health_path"],
+        ramp_steps=params["ramp"].get("steps") or 0,
+        ramp_interval=params["ramp"].get("interval") or 0.0,
+    )
+    return outcomes + (steps().remove(ghosts, force=params["force"]) if ghosts else [])
+
+
+def result_of(params: dict, outcomes: list[Outcome], before: dict[str, str], after: dict[str, str]) -> dict:
+    """The module's answer."""
     result = {
         "changed": any(one.changed for one in outcomes),
         "members": [one.as_dict() for one in outcomes],
@@ -364,11 +397,40 @@ def run(module: AnsibleModule, members: HAProxyMembers) -> dict:
     return result
 
 
+def run_alb(module: AnsibleModule, fleet: Fleet) -> dict:
+    """The same with a target group."""
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.alb import members as alb_members
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.alb_steps import AlbSteps
+
+    params = module.params
+    wanted = wanted_members(params)
+    nodes = cloud_driver(fleet).nodes()
+    members = alb_members(fleet, lambda: nodes)
+    found = members.look()
+    before = {name: "draining" if state == "draining" else "joined" for name, (state, _why) in found.items()}
+    names = [one.name for one in wanted]
+    exclusive = params["exclusive"] and params["state"] == "joined"
+    ghosts = sorted(name for name in before if name not in names and before[name] == "joined") if exclusive else []
+    if module.check_mode or not (wanted or ghosts):
+        after = {name: state for name, state in before.items() if name not in ghosts}
+        for name in names:
+            if params["state"] == "joined":
+                after[name] = "joined"
+            elif name in after:
+                after[name] = "draining"
+        empty = {"members": [], "left": 0, "stale": [], "timed_out": False}
+        return {"changed": after != before, **empty, "diff": {"before": before, "after": after}}
+    outcomes = carry_out(params, lambda: AlbSteps(members, timeout=params["timeout"]), wanted, ghosts)
+    after = {name: "draining" if state == "draining" else "joined" for name, (state, _why) in members.look().items()}
+    return result_of(params, outcomes, before, after)
+
+
 def main() -> None:
     """Entry point."""
     module = AnsibleModule(
         argument_spec={
             "state": {"type": "str", "choices": ["joined", "drained", "absent"], "default": "joined"},
+            "fleet_file": {"type": "path"},
             "name": {"type": "str"},
             **MEMBER,
             "members": {
@@ -411,11 +473,16 @@ def main() -> None:
         status, _out, err = module.run_command(list(command))
         return status, err
 
-    file = MemberFile(check, config_dir=module.params["config_dir"], backend=module.params["backend"])
-    members = HAProxyMembers(RuntimeSocket(module.params["socket"]), file)
     try:
-        result = run(module, members)
-    except BalancerError as exc:
+        if module.params["fleet_file"]:
+            fleet = load(module.params["fleet_file"])
+            if fleet.balancer["driver"] != "alb":
+                module.fail_json(msg="fleet_file: this fleet is behind HAProxy: run the module on its balancer nodes, without fleet_file")
+            result = run_alb(module, fleet)
+        else:
+            file = MemberFile(check, config_dir=module.params["config_dir"], backend=module.params["backend"])
+            result = run(module, HAProxyMembers(RuntimeSocket(module.params["socket"]), file))
+    except (BalancerError, CloudError, FleetFileError) as exc:
         module.fail_json(msg=str(exc))
     if result.pop("failed", False):
         module.fail_json(**result)

@@ -108,7 +108,8 @@ def missing(fleet: Fleet, nodes: list[Node], role: str, now: float) -> tuple[int
     running = [node for node in nodes if node.role == role and node.state == "running"]
     if role == "web":
         # Web nodes come and go; each launch has a name of its own.
-        return max(Policy.from_settings(fleet.scaling).min_nodes - len(running), 0), f"{int(now):x}"
+        coming = [node for node in nodes if node.role == role and node.state == "pending"]
+        return max(Policy.from_settings(fleet.scaling).min_nodes - len(running) - len(coming), 0), f"{int(now):x}"
     service = fleet.services[role]
     wanted = 0 if service.get("endpoint") else service["count"]
     return (wanted if len(running) < wanted else 0), ""

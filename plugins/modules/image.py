@@ -10,6 +10,8 @@ version_added: "1.0.0"
 short_description: Find or make the image that web nodes start from
 description:
   - Tells whether a current image exists for a release and a recipe, and makes one of a builder node.
+  - New web nodes start from the image that was found or made last, also where it is an older one. So to go back to a
+    release is to ask for it again.
   - The recipe is told by a fingerprint of its folders and variables, so that a changed role makes the image out of date.
 extends_documentation_fragment:
   - elearning.moodle_fleet.fleet_file
@@ -95,7 +97,10 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import (
+    CHOSEN_IMAGE,
+    Fleet,
     FleetFileError,
+    chosen_image,
     cloud_driver,
     load,
 )
@@ -117,6 +122,14 @@ def fingerprint(paths: list[str], variables: dict) -> str:
     return digest.hexdigest()[:16]
 
 
+def choose(fleet: Fleet, image: str) -> None:
+    """Let new web nodes start from this image."""
+    fleet.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = fleet.state_dir / f".{CHOSEN_IMAGE}"
+    temporary.write_text(f"{image}\n", encoding="utf-8")
+    temporary.replace(fleet.state_dir / CHOSEN_IMAGE)
+
+
 def main() -> None:
     """Entry point."""
     module = AnsibleModule(
@@ -136,7 +149,8 @@ def main() -> None:
     except OSError as exc:
         module.fail_json(msg=f"recipe_paths: {exc.filename!r} can't be read ({exc.strerror}); name folders of the recipe")
     try:
-        cloud = cloud_driver(load(params["fleet_file"]))
+        fleet = load(params["fleet_file"])
+        cloud = cloud_driver(fleet)
         images = cloud.images()
         matching = [image for image in images if (image["release"], image["recipe"]) == (params["release"], recipe)]
         result = {"changed": False, "recipe": recipe, "removed": [], "current": bool(matching)}
@@ -149,6 +163,12 @@ def main() -> None:
                 # Nodes that run keep what they started from; only the template of new ones goes.
                 result["removed"] = [image["id"] for image in images[max(params["keep"] - 1, 0):]]
                 cloud.remove_images(result["removed"])
+        if result["image"] and result["image"] != chosen_image(fleet):
+            before = f"image {chosen_image(fleet)}\n" if chosen_image(fleet) else ""
+            result.setdefault("diff", {"before": before, "after": f"image {result['image']}\n"})
+            result["changed"] = True
+            if not module.check_mode:
+                choose(fleet, result["image"])
     except (FleetFileError, CloudError) as exc:
         module.fail_json(msg=str(exc))
     module.exit_json(**result)

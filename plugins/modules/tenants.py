@@ -164,7 +164,8 @@ def full_applier(module: AnsibleModule) -> apply.Applier:
     if params["clone"]:
         home = applier.servers[definition.DEFAULT_SERVER]
         applier.templates = template.Templates(
-            params["templates"], applier.sites, home.account, home.connect, home.user_host, applier.redis, module.log
+            params["templates"], applier.sites, home.account, home.connect, home.user_host, applier.redis, module.log,
+            shared_user=applier.shared_user,
         )
 
     def may_remove(tenant: definition.Tenant) -> str:

@@ -14,6 +14,8 @@ description:
     files, for permissions and links that are too open.
   - Then tries, for every ordered pair of tenants, to read the other's files, rows, caches and sessions with the accounts of the
     first. Files are tried by PHP, configured for the first tenant.
+  - Where the cache has one user for all tenants, its keys are open to all of them. They are not tried, and RV(notes) and a
+    warning say so.
   - Changes nothing. Run it on a node that knows the tenants, the jobs node.
 options:
   code:
@@ -90,6 +92,11 @@ pairs:
   returned: always
   type: dict
   sample: {files: 16770, rows: 16770, keys: 16770, sessions: 16770}
+notes:
+  description: What was not tried because it is open in this fleet, such as the keys of a cache with one user for all tenants.
+  returned: always
+  type: list
+  elements: str
 tenants:
   description: How many tenants there are.
   returned: always
@@ -145,9 +152,12 @@ def main() -> None:
     except (database.DatabaseError, resp.RedisError, site.SiteError, OSError, ValueError) as exc:
         module.fail_json(msg=f"Failed to try the tenants' isolation: {exc}")
     result = {
-        "changed": False, "findings": [finding.to_data() for finding in findings], "pairs": tried.pairs, "tenants": len(tried.tenants),
+        "changed": False, "findings": [finding.to_data() for finding in findings], "pairs": tried.pairs,
+        "notes": tried.notes, "tenants": len(tried.tenants),
         "seconds": round(time.monotonic() - began, 2),
     }
+    for note in tried.notes:
+        module.warn(note)
     if findings and params["fail"]:
         counts = ", ".join(f"{number} × {kind}" for kind, number in isolation.summary(findings).items())
         first = "; ".join(str(finding) for finding in findings[:5])

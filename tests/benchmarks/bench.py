@@ -13,8 +13,10 @@
   no-change   a second site.yml: seconds, tasks, ssh executions
 
   inventory   1,000 nodes: the inventory plugin against one that asks nobody
+  aws         a fleet on AWS's test server: inventory and launch against amazon.aws, API calls of growth, every interruption
   check-cost  a check with nothing to do: seconds, memory, whether Ansible is started
   histories   random histories of a simulated fleet that dies at every call, and how many invariants broke
+  policies    our policy against documented autoscalers and an oracle, on traces of six shapes
   mutations   faults seeded into the scaling, and the test that catches each
 """
 
@@ -31,7 +33,7 @@ import time
 from measure import say
 
 BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "tenants", "no-change", "cycles", "crashes", "outages",
-              "inventory", "check-cost", "histories", "mutations")
+              "inventory", "aws", "check-cost", "histories", "policies", "mutations")
 
 
 def arguments() -> argparse.Namespace:
@@ -45,7 +47,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cycles", type=int, default=20, help="cycles: how often the fleet grows and shrinks (default 20)")
     parser.add_argument("--tenants", type=int, default=20, help="tenants: how many (default 20)")
     parser.add_argument("--histories", type=int, default=100_000, help="histories: how many (default 100000)")
+    parser.add_argument("--seeds", type=int, default=30, help="policies: traces of each shape (default 30)")
+    parser.add_argument("--shapes", default="", help="policies: which shapes, with commas (default: all)")
+    parser.add_argument("--targets", default="0.7", help="policies: our targets, the default among them (default: %(default)s)")
+    parser.add_argument("--scaling", default="", metavar="KEY=VALUE,...", help="policies: settings of ours besides the defaults")
     parser.add_argument("--parts", default="versus,measures,freshness", help="pages: which parts, with commas (default: all)")
+    parser.add_argument("--goal", type=int, default=40, help="aws: nodes to which 2 grow while each call is interrupted (default 40)")
     parser.add_argument("--keep", action="store_true", help="keep the benchmarks' own containers, for the next time")
     parser.add_argument("--fleet-file", default=os.environ.get("MOODLE_FLEET_FILE"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -54,6 +61,9 @@ def arguments() -> argparse.Namespace:
         parser.error(f"unknown benchmark {unknown[0]!r}; known: {' '.join(BENCHMARKS)}")
     given.benchmarks = given.benchmarks or list(BENCHMARKS)
     given.parts = given.parts.split(",")
+    given.targets = [float(target) for target in given.targets.split(",")]
+    given.scaling = dict(part.partition("=")[::2] for part in given.scaling.split(",") if part)
+    given.shapes = [name for name in given.shapes.split(",") if name]
     return given
 
 
@@ -63,7 +73,7 @@ def main() -> None:
     # What was paused goes on and what was added goes away, also when somebody ends this.
     signal.signal(signal.SIGTERM, lambda *_signal: sys.exit(143))
     fleet = None
-    if set(given.benchmarks) - {"no-change", "inventory", "check-cost", "histories", "mutations"}:
+    if set(given.benchmarks) - {"no-change", "inventory", "aws", "check-cost", "histories", "policies", "mutations"}:
         from nodes import Fleet
 
         fleet = Fleet(given.fleet_file)

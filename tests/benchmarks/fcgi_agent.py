@@ -33,6 +33,8 @@ def request(job: dict) -> dict:
         "CONTENT_TYPE": "application/json",
         "CONTENT_LENGTH": str(len(body)),
         "SERVER_PROTOCOL": "HTTP/1.1",
+        # Moodle refuses servers that it does not know.
+        "SERVER_SOFTWARE": "nginx",
         "SERVER_NAME": job["host"],
         "SERVER_PORT": "80",
         "REMOTE_ADDR": "127.0.0.1",
@@ -63,7 +65,7 @@ def request(job: dict) -> dict:
     try:
         return json.loads(content)
     except ValueError:
-        return {"error": repr((out[6][:500], out[7][:500]))}
+        return {"error": repr((out[6][:60], content[-500:], out[7][:500]))}
 
 
 for line in sys.stdin:

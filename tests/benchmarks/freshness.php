@@ -8,7 +8,7 @@ require_once "$CFG->dirroot/course/lib.php";
 $course = $DB->get_record('course', ['shortname' => 'LOAD'], '*', MUST_EXIST);
 $user = $DB->get_record('user', ['username' => 'learner1'], '*', MUST_EXIST);
 if ($job['do'] === 'write') {
-    set_config('moodle_fleet_bench', $job['value']);
+    set_config('moodle_fleet_changed', $job['value']);
     set_config('bench', $job['value'], 'local_moodle_fleet');
     // A name in the course's cached structure, changed as editing a course does it.
     $section = $DB->get_record('course_sections', ['course' => $course->id, 'section' => 1], '*', MUST_EXIST);
@@ -21,7 +21,7 @@ if ($job['do'] === 'write') {
         $role, context_course::instance($course->id)->id, true);
 }
 $seen = [
-    'config' => (string) get_config('core', 'moodle_fleet_bench'),
+    'config' => (string) get_config('core', 'moodle_fleet_changed'),
     'plugin config' => (string) get_config('local_moodle_fleet', 'bench'),
     'course structure' => (string) get_fast_modinfo($course->id)->get_section_info(1)->name,
     'category' => core_course_category::get($course->category, MUST_EXIST, true)->name,

@@ -81,8 +81,12 @@ def cell(side: Side, page: str, path: str, requests: int, clients: int) -> list[
         return [seconds for part in pool.map(work, range(clients)) for seconds in part]
 
 
-def measure(fleet: Fleet, sides: list[Side], requests: int, rounds: int, clients: int) -> list[dict]:
-    """All pages of all sides, interleaved; one row a side and page, medians over the rounds."""
+# Seconds of CPU for each side and page, one value a round.
+Costs = dict[tuple[str, str], list[float]]
+
+
+def measure(fleet: Fleet, sides: list[Side], requests: int, rounds: int, clients: int) -> tuple[list[dict], Costs]:
+    """All pages of all sides, interleaved; one row a side and page, medians over the rounds, and the rounds' CPU."""
     paths = page_paths(fleet)
     cpus = {side.name: Cpu(name for names in side.tiers.values() for name in names) for side in sides}
     found: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -119,18 +123,22 @@ def measure(fleet: Fleet, sides: list[Side], requests: int, rounds: int, clients
             row |= {"Redis commands": median(values["redis"]), "SQL": median(values["queries"])}
             row |= {"p50 ms": 1000 * median(values["p50"]), "p95 ms": 1000 * median(values["p95"]), "pages/s": median(values["rate"])}
             rows.append(row)
-    return rows
+    return rows, {key: values["cpu"] for key, values in found.items()}
 
 
-def ratios(rows: list[dict], base: str) -> list[dict]:
-    """CPU of each side against the base: each page, and the geometric mean of all pages."""
-    cpu = {(row["side"], row["page"]): row["CPU ms"] for row in rows}
+def ratios(costs: Costs, base: str) -> list[dict]:
+    """CPU of each side against the base: each page, their geometric mean, and all pages together.
+
+    Both sides of a ratio come from the same round, minutes apart at most, and the median of the rounds counts: so neither the
+    drift of the machine's speed nor a round that others disturbed shows.
+    """
     result = []
-    for side in dict.fromkeys(row["side"] for row in rows):
-        each = {page: cpu[side, page] / cpu[base, page] for page in PAGES}
+    for side in dict.fromkeys(side for side, _page in costs):
+        each = {page: median([a / b for a, b in zip(costs[side, page], costs[base, page], strict=True)]) for page in PAGES}
         mean = math.exp(sum(math.log(value) for value in each.values()) / len(each))
-        total = sum(cpu[side, page] for page in PAGES) / sum(cpu[base, page] for page in PAGES)
-        result.append({"side": side, **each, "geometric mean": mean, "sum of the pages": total})
+        sums = [[sum(values) for values in zip(*(costs[one, page] for page in PAGES), strict=True)] for one in (side, base)]
+        total = median([a / b for a, b in zip(*sums, strict=True)])
+        result.append({"side": side, **each, "geometric mean": mean, "all pages together": total})
     return result
 
 
@@ -201,15 +209,18 @@ def versus(fleet: Fleet, given: argparse.Namespace) -> None:
         through = Target("through the balancer", balancers[0]["address"], tenant["host"], 443, str(fleet.state / "tls/ca.pem"), {"Host": public})
         everything = {**tiers, "web": fleet.names("web"), "balancer": fleet.names("balancer")}
         sides.append(Side("through the balancer", through, everything, database))
-    rows = measure(fleet, sides, given.requests, given.rounds, 1)
-    saturated = [] if given.clients < 2 else measure(fleet, sides[:2] if len(sides) > 2 else sides, given.requests, given.rounds, given.clients)
+    rows, costs = measure(fleet, sides, given.requests, given.rounds, 1)
+    saturated, crowded = [], {}
+    if given.clients > 1:
+        saturated, crowded = measure(fleet, sides[:2], given.requests, given.rounds, given.clients)
     report("pages", f"CPU of a page, {fleet.what}", rows + saturated, [
         "CPU ms: web, database and cache together, a page; the balancer's (TLS) is shown beside it. Medians of the rounds.",
     ])
     if not fleet.standin:
-        table = [{"clients": 1, **row} for row in ratios([row for row in rows if row["side"] != "through the balancer"], "stand-alone")]
+        direct = {key: values for key, values in costs.items() if key[0] != "through the balancer"}
+        table = [{"clients": 1, **row} for row in ratios(direct, "stand-alone")]
         if saturated:
-            table += [{"clients": given.clients, **row} for row in ratios(saturated, "stand-alone")]
+            table += [{"clients": given.clients, **row} for row in ratios(crowded, "stand-alone")]
         report("pages-ratio", "CPU of a page against the stand-alone server (1.00 = the same)", table)
 
 
@@ -227,10 +238,10 @@ def measures(fleet: Fleet, given: argparse.Namespace) -> None:
     alone = stand_alone(fleet)
     sides.append(Side("stand-alone", Target("stand-alone", alone.address, ALONE, headers=forwarded(fleet)),
                       {"one server": [alone.name]}, alone.name, redis=False))
-    rows = measure(fleet, sides, given.requests, given.rounds, 1)
+    rows, costs = measure(fleet, sides, given.requests, given.rounds, 1)
     table = []
     commands = {(row["side"], row["page"]): row["Redis commands"] for row in rows}
-    for row in ratios(rows, "stand-alone"):
+    for row in ratios(costs, "stand-alone"):
         counts = [commands[row["side"], page] for page in PAGES]
         row["Redis commands"] = "-" if row["side"] == "stand-alone" else "/".join(f"{count:.0f}" for count in counts)
         table.append(row)

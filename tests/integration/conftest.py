@@ -20,6 +20,7 @@ import urllib3.util.connection
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudDriver
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import cloud_driver, load
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._secrets import derive
+from ansible_collections.elearning.moodle_fleet.tests.integration.aws.server import AwsServer
 
 ROOT = Path(__file__).parents[2]
 PORT = 18443
@@ -56,6 +57,21 @@ def podman() -> Path | None:
     """The containers.conf that this machine's podman needs, if it needs one (scripts/test finds out)."""
     path = os.environ.get("CONTAINERS_CONF")
     return Path(path) if path else None
+
+
+@pytest.fixture(scope="session")
+def aws_server() -> Iterator[AwsServer]:
+    """One AWS for all tests; ask for ``aws`` to have it empty."""
+    with AwsServer() as server:
+        yield server
+
+
+@pytest.fixture
+def aws(aws_server: AwsServer) -> Iterator[AwsServer]:
+    """An empty AWS that clients of this test, and what it starts, find by their environment."""
+    aws_server.reset()
+    with aws_server.as_environment():
+        yield aws_server
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,14 @@ class BalancerError(Exception):
 class Counters:
     """Monotonic counters and gauges of the web backend, read at one moment.
 
-    ``requests`` counts finished requests since the balancer's start, ``in_service`` and ``waiting`` are the moment's
+    Where ``interval`` is 0, ``requests`` counts finished requests since the balancer's start, ``in_service`` and ``waiting`` are the moment's
     values, ``started`` changes when the counters were reset. ``mean_seconds`` is the mean time of a request over the
     last ``mean_window`` requests (1,024 in HAProxy); 0 when it covers exactly the requests since the last reading.
+
+    A balancer that has no counters but means of past minutes gives one of them: ``interval`` seconds which end at
+    ``taken``, of which ``requests``, ``in_service`` (rounded up) and ``waiting`` (refused ones, as if they had been
+    served) tell; ``mean_seconds`` is that of exactly these requests. Such data are late by nature; the member list with
+    ``members_fresh`` is of now all the same. ``faults`` are (code, text) that speak against the reading.
     """
 
     taken: float
@@ -37,6 +42,9 @@ class Counters:
     started: float
     members: Sequence[Member] = ()
     mean_window: int = 1024
+    interval: float = 0.0
+    members_fresh: bool = False
+    faults: Sequence[tuple[str, str]] = ()
 
 
 class BalancerReader(abc.ABC):
@@ -63,11 +71,17 @@ class BalancerMembers(abc.ABC):
 
     @abc.abstractmethod
     def ramp(self, name: str, share: float) -> bool:
-        """Give the member a share (0 to 1) of its full weight; True when something changed."""
+        """Give the member a share (0 to 1) of its full weight; True when something changed.
+
+        A balancer that starts members slowly by itself has nothing to do here.
+        """
 
     @abc.abstractmethod
     def drain(self, name: str) -> bool:
-        """Stop new requests to the member; those under way finish. True when something changed."""
+        """Stop new requests to the member; those under way finish. True when something changed.
+
+        A balancer may forget the member by itself once it has drained.
+        """
 
     @abc.abstractmethod
     def remove(self, name: str) -> bool:

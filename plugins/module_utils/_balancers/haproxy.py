@@ -21,6 +21,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._schema imp
 
 if TYPE_CHECKING:
     from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Node
 
 # Keys of the fleet file's section `balancer`.
 SETTINGS = {
@@ -32,7 +33,7 @@ SETTINGS = {
 _STARTED = re.compile(r"^haproxy_process_start_time_seconds ([0-9.eE+]+)", re.MULTILINE)
 
 
-def reader(fleet: Fleet, addresses: Sequence[str]) -> HAProxyReader:
+def reader(fleet: Fleet, addresses: Sequence[str], _nodes: Sequence[Node] = ()) -> HAProxyReader:
     """The reader of one fleet's balancers."""
     settings = fleet.balancer
     return HAProxyReader(

@@ -5,16 +5,19 @@
 from __future__ import annotations
 
 import concurrent.futures
-import http.client
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers import haproxy_stats as stats
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import BalancerError
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.gate import (
+    Outcome,
+    Wanted,
+    node_health,
+    verdict,
+)
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.haproxy_members import (
     HAProxyMembers,
     StillBusy,
@@ -23,58 +26,6 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
 
 # Pause between two looks at the members, in seconds.
 INTERVAL = 0.1
-
-
-@dataclass
-class Wanted:
-    """A member as the caller asks for it. ``capacity`` None: what the node's health check says.
-
-    ``release`` is what the health check has to name; empty for the one that holds for all members of the call.
-    """
-
-    name: str
-    address: str = ""
-    port: int = 80
-    capacity: int | None = None
-    release: str = ""
-
-
-@dataclass
-class Outcome:
-    """What became of one member."""
-
-    name: str
-    changed: bool = False
-    state: str = ""
-    error: str = ""
-    in_service: int = 0
-    waiting: int = 0
-    ended_by_deadline: bool = False
-    stale: bool = False
-    seconds: float = 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        return {key: round(value, 3) if isinstance(value, float) else value for key, value in vars(self).items()}
-
-
-def node_health(address: str, port: int, path: str, timeout: float = 2.0) -> tuple[dict[str, Any] | None, str]:
-    """The node's own health answer, or None and why there is none."""
-    connection = http.client.HTTPConnection(address, port, timeout=timeout)
-    try:
-        connection.request("GET", path, headers={"Host": "balancer"})
-        response = connection.getresponse()
-        body = response.read(65536).decode("utf-8", "replace")
-    except (OSError, http.client.HTTPException) as exc:
-        return None, f"GET {path} at {address}:{port} failed: {exc or type(exc).__name__}"
-    finally:
-        connection.close()
-    if response.status != 200:
-        return None, f"GET {path} at {address}:{port} was answered with {response.status}: {body.strip()[:200]}"
-    try:
-        data = json.loads(body)
-    except ValueError:
-        data = {}
-    return (data if isinstance(data, dict) else {}), ""
 
 
 class Steps:
@@ -146,18 +97,10 @@ class Steps:
                     outcomes[name].error = why
                     if answer is None:
                         continue
-                    asked = targets[name].release or release
-                    if asked and answer.get("release") != asked:
-                        outcomes[name].error = f"the node runs release {answer.get('release')!r}, wanted is {asked!r}"
-                        continue
-                    if tenants and answer.get("tenants") != tenants:
-                        outcomes[name].error = "the node knows other tenants than the fleet has now"
-                        outcomes[name].stale = True
+                    workers, outcomes[name].error, outcomes[name].stale = verdict(targets[name], answer, release, tenants)
+                    if outcomes[name].stale:
                         refused.add(name)
-                        continue
-                    workers = targets[name].capacity or answer.get("workers")
-                    if not isinstance(workers, int) or workers < 1:
-                        outcomes[name].error = f"the node's {health_path} names no workers; give the member's capacity"
+                    if outcomes[name].error:
                         continue
                     capacities[name] = math.ceil(workers / balancers)
                     outcomes[name].changed |= self.members.join(

@@ -54,13 +54,24 @@ class CloudDriver(abc.ABC):
         :raises CloudError: when the cloud does not answer; never an empty list instead.
         """
 
+    def notices(self, nodes: Sequence[Node]) -> dict[str, float]:
+        """Names of those of these nodes that the cloud has announced to take away, with the Unix time of it."""
+        return {}
+
+    def zones(self) -> list[str]:
+        """The zones to spread over that have room, as far as is known; no call to the cloud."""
+        return []
+
     @abc.abstractmethod
     def launch_names(self, spec: LaunchSpec) -> list[str]:
         """The names that the nodes of this launch have or will have; no call to the cloud."""
 
     @abc.abstractmethod
     def launch(self, spec: LaunchSpec) -> list[Node]:
-        """Make sure that ``spec.count`` nodes of this token exist and run; return them, sorted by name."""
+        """Make sure that ``spec.count`` nodes of this token exist and start or run; return them, sorted by name.
+
+        :raises CloudError: when not all of them can be had; those that could be stay.
+        """
 
     @abc.abstractmethod
     def terminate(self, names: Iterable[str]) -> list[str]:

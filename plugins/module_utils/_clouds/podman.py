@@ -16,15 +16,14 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds import ssh
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import (
     CloudDriver,
     CloudError,
@@ -98,26 +97,15 @@ class PodmanDriver(CloudDriver):
         return sorted((image for image in images if image["role"]), key=lambda image: -image["created"])
 
     def connection(self, node: Node) -> dict[str, Any]:
-        known_hosts = self._folder(node.name) / "known_hosts"
-        options = {
-            "UserKnownHostsFile": known_hosts,
-            "GlobalKnownHostsFile": "/dev/null",
-            "HostKeyAlias": node.name,
-            "StrictHostKeyChecking": "yes",
-            "ServerAliveInterval": 10,
-        }
-        return {
-            "ansible_host": node.address,
-            "ansible_user": "root",
-            "ansible_ssh_private_key_file": str(self.state / "ssh" / "id_ed25519"),
-            "ansible_ssh_common_args": " ".join(f"-o {name}={value}" for name, value in options.items()),
-            "ansible_ssh_pipelining": True,
-            "ansible_python_interpreter": "/usr/bin/python3",
-        }
+        folder = self._folder(node.name)
+        return ssh.connection(node.address, node.name, self.state / "ssh" / "id_ed25519", folder / "known_hosts")
 
     def networks(self) -> dict[str, list[str]]:
         network = ipaddress.ip_network(self.settings["subnet"])
         return {"fleet": [str(network)], "controller": [f"{next(network.hosts())}/32"]}
+
+    def zones(self) -> list[str]:
+        return list(self.settings["zones"])
 
     # -- changing ----------------------------------------------------------------------------------------------
 
@@ -166,7 +154,7 @@ class PodmanDriver(CloudDriver):
                 raise CloudError(f"Failed to tag node {name}: fleet {self.fleet.name} has no node of this name")
             merged = {**node.tags, **tags}
             kept = {key: value for key, value in merged.items() if value is not None}
-            _write(self._folder(name) / "tags.json", json.dumps(kept, sort_keys=True))
+            ssh.write(self._folder(name) / "tags.json", json.dumps(kept, sort_keys=True))
         return next(node for node in self.nodes() if node.name == name)
 
     def wait_reachable(self, names: Iterable[str], timeout: float) -> list[str]:
@@ -174,7 +162,7 @@ class PodmanDriver(CloudDriver):
         waiting = {node.name: node.address for node in self.nodes() if node.name in set(names)}
         missing = sorted(set(names) - set(waiting))
         while waiting:
-            waiting = {name: address for name, address in waiting.items() if not _greets(address)}
+            waiting = {name: address for name, address in waiting.items() if not ssh.greets(address)}
             if not waiting or time.monotonic() > deadline:
                 break
             time.sleep(0.05)
@@ -212,7 +200,7 @@ class PodmanDriver(CloudDriver):
             "fleet": self.fleet.name, "role": spec.role, "zone": zone, "address": address,
             "launched": f"{time.time():.3f}", "release": spec.release, "token": spec.token,
         }
-        _write(self._folder(name) / "tags.json", json.dumps(dict(spec.tags), sort_keys=True))
+        ssh.write(self._folder(name) / "tags.json", json.dumps(dict(spec.tags), sort_keys=True))
         command = ["podman", "run", "--detach", "--systemd=always", f"--name={name}", f"--hostname={name}"]
         command += [f"--network={self.network}", f"--ip={address}", f"--mac-address={mac_address(address)}"]
         command += [f"--label={LABEL}.{key}={value}" for key, value in labels.items()]
@@ -266,7 +254,7 @@ class PodmanDriver(CloudDriver):
         with self._lock():
             key = self.state / "ssh" / "id_ed25519"
             if not key.exists():
-                _ssh_key(key, f"moodle-fleet {self.fleet.name}")
+                ssh.make_key(key, f"moodle-fleet {self.fleet.name}")
             if self._run(["podman", "network", "exists", self.network]).returncode:
                 label = f"--label={LABEL}.fleet={self.fleet.name}"
                 subnet = f"--subnet={self.settings['subnet']}"
@@ -300,11 +288,11 @@ class PodmanDriver(CloudDriver):
         (folder / "ssh").mkdir(parents=True, exist_ok=True, mode=0o700)
         host_key = folder / "ssh" / "ssh_host_ed25519_key"
         if not host_key.exists():
-            _ssh_key(host_key, name)
+            ssh.make_key(host_key, name)
         shutil.copy(self.state / "ssh" / "id_ed25519.pub", folder / "ssh" / "authorized_keys")
         kind, key = host_key.with_suffix(".pub").read_text(encoding="utf-8").split()[:2]
-        _write(folder / "known_hosts", f"{name} {kind} {key}\n")
-        _write(folder / "address", address)
+        ssh.write(folder / "known_hosts", f"{name} {kind} {key}\n")
+        ssh.write(folder / "address", address)
 
     def _podman(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         environment = dict(os.environ)
@@ -335,34 +323,6 @@ class PodmanDriver(CloudDriver):
 def mac_address(address: str) -> str:
     """A locally administered MAC derived from the address: an address used again keeps its neighbours' ARP entries."""
     return "02:00:" + ":".join(f"{byte:02x}" for byte in ipaddress.ip_address(address).packed)
-
-
-def _greets(address: str) -> bool:
-    """Whether an ssh server greets at this address now."""
-    try:
-        with socket.create_connection((address, 22), timeout=0.5) as connection:
-            connection.settimeout(1)
-            return connection.recv(4) == b"SSH-"
-    except OSError:
-        return False
-
-
-def _ssh_key(path: Path, comment: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)]
-    try:
-        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
-    except FileNotFoundError as exc:
-        raise CloudError("ssh-keygen is not installed: apt-get install openssh-client") from exc
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file in one step, so that nobody reads half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    Path(temporary).replace(path)
 
 
 def _last_line(text: str) -> str:

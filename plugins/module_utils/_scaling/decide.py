@@ -18,6 +18,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.su
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import (
     Decision,
     History,
+    Outlook,
     Pause,
     Reason,
     Sample,
@@ -35,38 +36,50 @@ def decide(
     pauses: Sequence[Pause] = (),
     saturated: Mapping[str, str] | None = None,
     manual: int | None = None,
+    outlook: Outlook | None = None,
+    launch_seconds: float = 0.0,
     recommenders: Sequence[Recommender] = RECOMMENDERS,
 ) -> Decision:
     """The highest wish, then the caps in their order; each that changes something leaves its reason.
 
     ``pauses`` are those an operator set, ``saturated`` names services that are at their limit and how that shows,
-    ``manual`` is a count given by a person: it stands above the recommenders, never above the bounds.
+    ``manual`` is a count given by a person: it stands above the recommenders, never above the bounds. ``outlook`` is
+    what the weekly shape says of the next minutes, ``launch_seconds`` how long launches took lately.
     """
-    chain = _Chain(survey.size)
+    size = _size(survey, history)
+    chain = _Chain(size)
     floor = 0
     if manual is not None:
         chain.set(manual, "manual", f"{counted(manual)} asked for by hand")
         recommended = manual
     else:
-        wishes = _wishes(policy, sample, survey, history, now, recommenders)
-        floor = max((wish.desired for wish in wishes if wish.floor), default=0)
-        recommended = _recommend(chain, wishes, sample, survey.size)
+        situation = Situation(policy, sample, history, size, now, outlook, launch_seconds)
+        wishes = [wish for wish in [recommend(situation) for recommend in recommenders] if wish is not None]
+        floor = max([wish.desired for wish in wishes if wish.floor], default=0)
+        recommended = _recommend(chain, wishes, sample, size)
         _window(chain, policy, history, now)
         _steps(chain, policy)
         _cooldown(chain, policy, history, now)
     frozen, hold_in = _brakes(chain, policy, sample, survey, now, pauses, saturated or {}, floor, manual is not None)
     _bounds(chain, policy)
-    direction = "out" if chain.desired > survey.size else "in" if chain.desired < survey.size else "none"
+    direction = "out" if chain.desired > size else "in" if chain.desired < size else "none"
     return Decision(
         desired=chain.desired,
         direction=direction,
-        size=survey.size,
+        size=size,
         recommended=recommended,
         trusted=sample.trusted,
         reasons=tuple(chain.reasons),
         frozen=frozen,
         hold_in=hold_in,
     )
+
+
+def _size(survey: Survey, history: History) -> int:
+    """What counts as present. A node that the cloud will take away counts until it is replaced: the cloud's choice of a
+    moment is no reason to shrink. Whether it was replaced shows in the size that was last wanted."""
+    last = history.recommended[-1][1] if history.recommended else survey.size
+    return max(survey.size, min(survey.size + survey.announced, last))
 
 
 class _Chain:
@@ -83,24 +96,18 @@ class _Chain:
         self.reasons.append(Reason(code, text, desired))
 
 
-def _wishes(
-    policy: Policy, sample: Sample, survey: Survey, history: History, now: float, recommenders: Sequence[Recommender]
-) -> list[Wish]:
-    situation = Situation(policy, sample, history, survey.size, now)
-    return [wish for wish in (recommend(situation) for recommend in recommenders) if wish is not None]
-
-
 def _recommend(chain: _Chain, wishes: Sequence[Wish], sample: Sample, size: int) -> int:
     """The highest wish; without trusted metrics never less than what is there."""
     for wish in wishes:
         chain.reasons.append(Reason(wish.source, wish.text, wish.desired))
     for code, text in sample.faults:
         chain.reasons.append(Reason(f"metrics_{code}", text, size))
-    highest = max((wish.desired for wish in wishes), default=size)
+    counting = [wish.desired for wish in wishes if not wish.advice]
+    highest = max(counting, default=size)
     if not sample.trusted and highest < size:
         highest = size
     chain.desired = highest
-    if not wishes:
+    if not counting:
         chain.set(size, "no_recommendation", "nothing could be recommended, so the size stays")
     return highest
 
@@ -123,11 +130,11 @@ def _window(chain: _Chain, policy: Policy, history: History, now: float) -> None
 def _steps(chain: _Chain, policy: Policy) -> None:
     """No step larger than the policy allows."""
     most = max(chain.size + 1, math.floor(chain.size * policy.max_step_out))
-    least = chain.size - policy.max_step_in
+    least = chain.size - policy.step_in(chain.size)
     if chain.desired > most:
         chain.set(most, "step_out", f"one step grows the fleet to at most {policy.max_step_out:g} times its size")
     elif chain.desired < least:
-        chain.set(least, "step_in", f"one step takes away at most {policy.max_step_in}")
+        chain.set(least, "step_in", f"one step takes away at most {counted(policy.step_in(chain.size))}")
 
 
 def _cooldown(chain: _Chain, policy: Policy, history: History, now: float) -> None:
@@ -176,7 +183,7 @@ def _brakes(
         hold_in = True
         if chain.desired < chain.size:
             chain.set(chain.size, "untrusted", "the metrics are not trusted, so no node goes")
-    sick, present = survey.sick, survey.size + survey.sick
+    sick, present = survey.sick, chain.size + survey.sick
     if sick > policy.halt_sick_count and sick > policy.halt_sick_share * present:
         hold_in = True
         text = f"{sick} of {present} nodes are sick: more likely one common cause, so none is taken away"

@@ -23,7 +23,7 @@ SHORTEST = 1.0
 # A backend that served this many requests a second does not fall silent from one moment to the next.
 BUSY_RATE = 1.0
 # Faults after which the rest of the reading still shows at least part of the traffic.
-LOWER_BOUND = frozenset({"first", "gap", "short", "reset", "partial", "frozen"})
+LOWER_BOUND = frozenset({"first", "gap", "short", "reset", "partial", "frozen", "fail_open"})
 
 
 class Reading(Protocol):
@@ -53,6 +53,12 @@ class Reading(Protocol):
     @property
     def mean_window(self) -> int: ...
 
+    @property
+    def interval(self) -> float: ...
+
+    @property
+    def faults(self) -> Sequence[tuple[str, str]]: ...
+
 
 def sample(
     policy: Policy,
@@ -75,6 +81,8 @@ def sample(
     if absurd:
         return Sample(now, 0.0, 0.0, 0, 0, 0, 0, 0, False, False, (("absurd", absurd),))
     faults = _age_faults(policy, current, now)
+    if current.interval > 0:
+        return _past_minute(policy, previous, current, now, recent, nodes, faults)
     usable = not faults
     interval = current.taken - previous.taken if previous is not None else 0.0
     faults += _interval_faults(policy, previous, current, interval)
@@ -105,6 +113,43 @@ def sample(
     )
 
 
+def _past_minute(
+    policy: Policy,
+    previous: Reading | None,
+    current: Reading,
+    now: float,
+    recent: Sequence[Sample],
+    nodes: Sequence[Node],
+    faults: list[tuple[str, str]],
+) -> Sample:
+    """A sample of a reading that is a mean itself. The same minute read again is as true as before, until it is stale."""
+    stale = bool(faults)
+    faults += list(current.faults)
+    partial = _partial(previous, current, nodes)
+    if partial:
+        faults.append(("partial", partial))
+    load = 0.0
+    if not stale:
+        load = current.requests * (current.mean_seconds or 0.0) / current.interval + current.waiting
+        earlier = [one for one in recent if one.taken < current.taken]
+        faults += _silence(policy, current, current.requests, earlier, now)
+        faults += _jump(policy, load, current, earlier)
+    up = [member for member in current.members if member.state == "up"]
+    return Sample(
+        taken=current.taken,
+        seconds=0.0 if stale else current.interval,
+        load=load,
+        in_service=current.in_service,
+        waiting=current.waiting,
+        capacity=sum(member.capacity for member in up),
+        up=len(up),
+        requests=current.requests,
+        trusted=not faults,
+        lower_bound=bool(faults) and {code for code, _text in faults} <= LOWER_BOUND,
+        faults=tuple(faults),
+    )
+
+
 def _absurd(current: Reading) -> str:
     """What no balancer can have meant, or nothing."""
     named: list[tuple[str, float]] = [
@@ -113,6 +158,7 @@ def _absurd(current: Reading) -> str:
         ("requests in service", current.in_service),
         ("requests waiting", current.waiting),
         ("start time", current.started),
+        ("interval", current.interval),
     ]
     if current.mean_seconds is not None:
         named.append(("mean time", current.mean_seconds))

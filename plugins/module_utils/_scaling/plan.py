@@ -22,6 +22,8 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
     counted,
 )
 
+# A node that the cloud will take away drains at the latest so many seconds before, replaced or not.
+NOTICE_DRAIN = 75.0
 NOT_YET_MEMBERS = ("launching", "building", "ready")
 # After these faults a member may merely be missing from the reading: its node is not taken for one without a member.
 DOUBTS = frozenset(f"metrics_{code}" for code in ("first", "gap", "short", "frozen", "reset", "partial"))
@@ -47,14 +49,17 @@ def plan(
     """
     if decision.frozen:
         return Plan((), ("scaling is paused, nothing is done",))
+    if survey.at_rest and decision.desired == survey.size:
+        return Plan()
     steps = _launches(policy, decision, survey, token, image, release, zones)
     notes: list[str] = []
     if survey.members_known:
         doubt = any(reason.code in DOUBTS for reason in decision.reasons)
         going = _victims(policy, decision, survey, doubt)
         steps += _forgets(survey, ghosts, notes)
-        steps += _joins(survey, {view.name for view in going})
+        steps += _joins(survey, {view.name for view in going}, now)
         steps += _leaving(policy, survey, now, notes, doubt)
+        steps += _announced(policy, decision, survey, now, notes, doubt)
         steps += _sick(policy, decision, survey, now, notes, doubt)
         steps += _go(policy, going, decision, now)
     steps.sort(key=lambda step: ACTIONS.index(step.action))
@@ -85,6 +90,7 @@ def _launches(
     count = min(decision.desired - survey.size, room)
     if count > 0:
         replaced = [view.name for view in survey.of("sick", "stranded")]
+        replaced += [view.name for view in survey.views if view.notice and not view.retiring and view.name not in replaced]
         reason = f"{counted(decision.desired)} wanted, {survey.size} present"
         if replaced:
             reason += f"; in place of {', '.join(replaced[:5])}"
@@ -124,11 +130,16 @@ def _forgets(survey: Survey, ghosts: frozenset[str], notes: list[str]) -> list[S
     return steps
 
 
-def _joins(survey: Survey, going: set[str]) -> list[Step]:
+def _soon(view: View, now: float) -> bool:
+    """Whether the cloud takes it away before it were of use."""
+    return bool(view.notice) and view.notice - now <= 2 * NOTICE_DRAIN
+
+
+def _joins(survey: Survey, going: set[str], now: float) -> list[Step]:
     steps = []
     for view in survey.of("building", "ready", "stranded"):
         runs = view.node is not None and view.node.state == "running"
-        if runs and not view.retiring and not view.held and view.name not in going:
+        if runs and not view.retiring and not view.held and not _soon(view, now) and view.name not in going:
             if view.phase == "stranded" and survey.serving:
                 continue
             steps.append(Step("join", view.why, node=view.name, address=_address(view)))
@@ -156,13 +167,13 @@ def _leaving(policy: Policy, survey: Survey, now: float, notes: list[str], doubt
         begun = view.retiring
         if view.phase == "in_service":
             # Marked, and still serving: nothing was cut short yet, so its time begins when it drains.
-            if survey.serving < policy.min_nodes:
+            if survey.serving < policy.min_nodes and not _last_chance(view, survey, now):
                 notes.append(f"{view.name} is to go, but serves until {policy.min_nodes} others do")
                 continue
             begun = now
         elif view.member is not None and view.phase in ("draining", "drained"):
             begun = max(begun, now - view.member.since)
-        deadline = begun + policy.drain_deadline
+        deadline = _deadline(policy, view, begun)
         if view.phase in ("drained", "sick", "stranded", *NOT_YET_MEMBERS) and not view.busy:
             steps.append(_step("retire", view, f"on its way out: {view.why}", begun, deadline, now >= deadline))
         elif now >= deadline:
@@ -171,6 +182,43 @@ def _leaving(policy: Policy, survey: Survey, now: float, notes: list[str], doubt
         else:
             steps.append(_step("drain", view, f"drains since {now - begun:.0f} s", begun, deadline))
     return steps
+
+
+def _announced(
+    policy: Policy, decision: Decision, survey: Survey, now: float, notes: list[str], doubt: bool
+) -> list[Step]:
+    """Nodes that the cloud will take away: each goes once the others suffice, and in any case before its time."""
+    steps = []
+    spare = survey.serving - max(policy.min_nodes, decision.desired)
+    # Without room for a replacement, one that the others can do without makes some.
+    served = sum(view.phase == "in_service" and not view.retiring and not view.held for view in survey.views)
+    leaves = min(1, served - max(policy.min_nodes, decision.desired)) if survey.existing >= policy.max_nodes else 0
+    for view in sorted(survey.views, key=lambda one: one.notice):
+        if not view.notice or view.retiring or view.held or view.node is None or (doubt and _missing(view)):
+            continue
+        text = f"the cloud takes it away in {max(0.0, view.notice - now):.0f} s"
+        # A healthy one may be a member by now, unseen by this reading: it joins first, and then goes like the others.
+        if view.phase in ("launching", "building") or view.phase == "ready" and _last_chance(view, survey, now):
+            steps.append(_step("retire", view, text, 0.0, _deadline(policy, view, now)))
+        elif view.phase in ("in_service", "joining", "failing", "draining", "drained"):
+            # What serves beyond need was replaced already; several of them leave together.
+            if spare >= 0 or leaves > 0 or _last_chance(view, survey, now):
+                leaves -= 1
+                steps.append(_step("drain", view, text, 0.0, _deadline(policy, view, now)))
+            else:
+                notes.append(f"{view.name}: {text}; it serves until its replacement does")
+    return steps
+
+
+def _last_chance(view: View, survey: Survey, now: float) -> bool:
+    """Whether it must drain now to end in peace, and somebody else serves."""
+    return bool(view.notice) and view.notice - now <= NOTICE_DRAIN and survey.serving > 0
+
+
+def _deadline(policy: Policy, view: View, begun: float) -> float:
+    """When a drain that began then has to be over."""
+    deadline = begun + policy.drain_deadline
+    return min(deadline, view.notice) if view.notice else deadline
 
 
 def _sick(
@@ -210,7 +258,7 @@ def _victims(policy: Policy, decision: Decision, survey: Survey, doubt: bool) ->
     Nodes that serve nobody yet come first; then the oldest release, the fullest zone, the least busy, the longest
     lived. Nodes that serve go only while at least the minimum and the desired number serve without them.
     """
-    surplus = min(survey.size - decision.desired, policy.max_step_in) - survey.coming
+    surplus = min(survey.size - decision.desired, policy.step_in(survey.size)) - survey.coming
     if surplus <= 0 or decision.direction != "in":
         return []
     free = [view for view in survey.views if view.counted and not view.protected and not view.held]
@@ -220,12 +268,13 @@ def _victims(policy: Policy, decision: Decision, survey: Survey, doubt: bool) ->
     ]
     victims = sorted(waiting, key=lambda view: (-_launched(view), view.name))[:surplus]
     under_way = sum(
-        bool(view.retiring) and not view.held and view.phase not in NOT_YET_MEMBERS and view.phase != "stopping"
+        bool(view.retiring or view.notice) and not view.held
+        and view.phase not in NOT_YET_MEMBERS and view.phase != "stopping"
         for view in survey.views
     )
     allowed = min(
         surplus - len(victims),
-        policy.max_draining - under_way,
+        policy.draining(survey.size) - under_way,
         survey.serving - max(policy.min_nodes, decision.desired),
     )
     candidates = [view for view in free if view.phase == "in_service"]

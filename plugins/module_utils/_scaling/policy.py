@@ -23,16 +23,21 @@ Problem = tuple[str, Any, str]
 
 @dataclass(frozen=True)
 class Setting:
-    """One key of the policy: ``kind`` is ``int``, ``float``, ``bool``, ``str`` or ``list``; None has no default value."""
+    """One key of the policy: ``kind`` is ``int``, ``float``, ``zone``, ``choice`` or ``list``; None has no default value.
+
+    ``choices`` are the words that may be given, for a number instead of one.
+    """
 
     kind: str
     default: Any
     low: float | None
     high: float | None
     help: str
+    choices: tuple[str, ...] = ()
 
 
 DAY = 86400.0
+SWING_SECONDS = 900.0  # enough to know how much the load swings
 
 POLICY_SCHEMA: dict[str, Setting] = {
     "min_nodes": Setting("int", 2, 1, 10000, "web nodes that always stay in service"),
@@ -46,8 +51,8 @@ POLICY_SCHEMA: dict[str, Setting] = {
     "cooldown_out": Setting("int", 30, 0, DAY, "seconds after adding nodes before more are added"),
     "cooldown_in": Setting("int", 300, 0, DAY, "seconds after any change of size before a node goes"),
     "max_step_out": Setting("float", 2.0, 1.01, 100, "the fleet grows to at most this multiple in one step"),
-    "max_step_in": Setting("int", 1, 1, 1000, "nodes that may go in one step"),
-    "max_draining": Setting("int", 1, 1, 1000, "nodes that drain at the same time"),
+    "max_step_in": Setting("int", 1, 1, 1000, "nodes that may go in one step; auto: a quarter of the fleet", ("auto",)),
+    "max_draining": Setting("int", 1, 1, 1000, "nodes that drain at the same time; auto: one step's", ("auto",)),
     "launch_timeout": Setting("int", 900, 10, DAY, "seconds a node may take from launch to service"),
     "sick_grace": Setting("int", 60, 0, DAY, "seconds a member may fail its check before it is replaced"),
     "drain_deadline": Setting("int", 900, 1, DAY, "seconds a node may take to finish its work"),
@@ -56,7 +61,15 @@ POLICY_SCHEMA: dict[str, Setting] = {
     "stale_after": Setting("int", 180, 1, DAY, "age in seconds at which the balancer's data count no longer"),
     "max_jump": Setting("float", 20.0, 2.0, 10000, "growth of the load that a second reading has to confirm"),
     "keep_days": Setting("int", 60, 1, 3650, "days the ledger keeps samples and decisions"),
-    "timezone": Setting("str", "UTC", None, None, "time zone of the schedule"),
+    "trend": Setting(
+        "choice", "recommend", None, None, "whether growth and swing of the last minutes may add nodes",
+        ("off", "recommend", "scale_out"),
+    ),
+    "forecast": Setting(
+        "choice", "auto", None, None, "whether the weekly shape of the load may add nodes before they are needed",
+        ("auto", "off", "recommend", "scale_out"),
+    ),
+    "timezone": Setting("zone", "UTC", None, None, "time zone of the schedule and of the forecast"),
     "schedule": Setting("list", (), None, None, "floors at given local times"),
 }
 
@@ -85,8 +98,8 @@ class Policy:
     cooldown_out: float = 30.0
     cooldown_in: float = 300.0
     max_step_out: float = 2.0
-    max_step_in: int = 1
-    max_draining: int = 1
+    max_step_in: int | str = 1
+    max_draining: int | str = 1
     launch_timeout: float = 900.0
     sick_grace: float = 60.0
     drain_deadline: float = 900.0
@@ -95,6 +108,8 @@ class Policy:
     stale_after: float = 180.0
     max_jump: float = 20.0
     keep_days: int = 60
+    trend: str = "recommend"
+    forecast: str = "auto"
     timezone: str = "UTC"
     schedule: tuple[ScheduleEntry, ...] = ()
 
@@ -110,13 +125,29 @@ class Policy:
             value = settings.get(key)
             if value is None:
                 value = setting.default
-            values[key] = value if value is None or setting.kind in ("str", "list") else _number(setting.kind, value)
+            if value is False and setting.kind == "choice":
+                value = "off"  # what YAML makes of an unquoted off
+            number = setting.kind in ("int", "float") and value is not None and value not in setting.choices
+            values[key] = _number(setting.kind, value) if number else value
         out_above, in_below = _thresholds(values)
         values["scale_out_above"], values["scale_in_below"] = out_above, in_below
         values["schedule"] = tuple(
             _entry(index, entry, values["timezone"])[0] for index, entry in enumerate(values["schedule"])
         )
         return cls(**values)
+
+    @property
+    def lookback(self) -> float:
+        """Seconds of samples that a decision looks at."""
+        return max(self.scale_in_window, SWING_SECONDS)
+
+    def step_in(self, size: int) -> int:
+        """How many of ``size`` nodes may go in one step."""
+        return max(1, size // 4) if isinstance(self.max_step_in, str) else self.max_step_in
+
+    def draining(self, size: int) -> int:
+        """How many of ``size`` nodes may drain at the same time."""
+        return self.step_in(size) if isinstance(self.max_draining, str) else self.max_draining
 
 
 def validate_policy(settings: Any) -> list[Problem]:
@@ -142,7 +173,11 @@ def validate_policy(settings: Any) -> list[Problem]:
 
 def _judge(path: str, setting: Setting, value: Any) -> list[Problem]:
     """Problems of one value by itself."""
-    if setting.kind == "str":
+    if setting.kind == "choice":
+        if value is not False and value not in setting.choices:
+            return [(path, value, f"use one of: {', '.join(setting.choices)}")]
+        return []
+    if setting.kind == "zone":
         if not isinstance(value, str) or not _zone_known(value):
             return [(path, value, "give the name of a time zone, for example Europe/Bratislava")]
         return []
@@ -150,9 +185,12 @@ def _judge(path: str, setting: Setting, value: Any) -> list[Problem]:
         if isinstance(value, (str, Mapping)) or not isinstance(value, Sequence):
             return [(path, value, "give a list of entries, each with nodes, from and until")]
         return []
+    if isinstance(value, str) and value in setting.choices:
+        return []
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         kind = "whole number" if setting.kind == "int" else "number"
-        return [(path, value, f"give a {kind} from {_show(setting.low)} to {_show(setting.high)}: {setting.help}")]
+        kind = " or ".join([*setting.choices, f"a {kind}"])
+        return [(path, value, f"give {kind} from {_show(setting.low)} to {_show(setting.high)}: {setting.help}")]
     if setting.kind == "int" and value != int(value):
         return [(path, value, f"give a whole number: {setting.help}")]
     if (setting.low is not None and value < setting.low) or (setting.high is not None and value > setting.high):

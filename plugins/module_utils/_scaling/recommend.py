@@ -12,13 +12,19 @@ from __future__ import annotations
 import datetime
 import math
 import zoneinfo
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import (
+    ENOUGH_DAYS,
+    MARGIN,
+    median,
+)
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import (
     History,
+    Outlook,
     Sample,
     ScheduleEntry,
     counted,
@@ -27,24 +33,53 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
 
 @dataclass(frozen=True)
 class Wish:
-    """What one recommender wants."""
+    """What one recommender wants. ``advice`` is only told: it changes nothing."""
 
     source: str
     desired: int
     text: str
     floor: bool = False
+    advice: bool = False
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What a recommender may look at; ``size`` is the number of nodes in service or on the way."""
+    """What a recommender may look at.
+
+    ``size`` is the number of nodes in service or on the way, ``outlook`` the weekly shape's next minutes where it is
+    known, ``launch_seconds`` what launches took lately (0 where nobody asked).
+    """
 
     policy: Policy
     sample: Sample
     history: History
     size: int
     now: float
+    outlook: Outlook | None = None
+    launch_seconds: float = 0.0
 
+    @property
+    def workers(self) -> float:
+        """Workers of a node: what its members report, or what the policy says."""
+        sample = self.sample
+        return sample.capacity / sample.up if sample.up and sample.capacity else float(self.policy.workers)
+
+
+# Share of the workers that may be busy at any minute: beyond it waiting grows steeply, whatever the target is.
+LIMIT = 0.85
+# A trend: from so many seconds, at least so many samples, how many standard errors it must stand out by, and how many times the
+# present load it may foresee; more than that is for the next check to see. A swing: between samples so many seconds apart.
+TREND_SECONDS = 300.0
+TREND_FEWEST = 4
+SWING_APART = 55.0
+TREND_SURE = 4.0
+TREND_MOST = 1.5
+# What a run of scale.yml takes at most that waits for new nodes, with the time until the next check.
+RUN_SECONDS = 75.0
+TOLD = " (only told, as the policy says)"
+# A surge: so much more than so many seconds ago.
+SURGE_SECONDS = 60.0
+SURGE_SHARE = 0.2
 
 Recommender = Callable[[Situation], Optional[Wish]]
 
@@ -54,7 +89,7 @@ def tracking(situation: Situation) -> Wish | None:
     policy, sample, size = situation.policy, situation.sample, situation.size
     if not sample.trusted and not sample.lower_bound:
         return None
-    workers = sample.capacity / sample.up if sample.up and sample.capacity else float(policy.workers)
+    workers = situation.workers
     wanted = max(1, math.ceil(sample.load / (workers * policy.target) - 1e-9))
     busy = sample.load / (workers * size) if size else math.inf
     share = f"{sample.load:.1f} of {workers * size:.0f} workers busy"
@@ -85,8 +120,110 @@ def schedule(situation: Situation) -> Wish | None:
     return Wish("schedule", best.nodes, text, floor=True)
 
 
-# Forecast and events join this tuple behind the same interface.
-RECOMMENDERS: tuple[Recommender, ...] = (tracking, schedule)
+def trend(situation: Situation) -> Wish | None:
+    """Where the load will be when a node launched now serves, with its usual swing: that must find room. Only adds nodes.
+
+    A straight line through the last minutes goes on where it rises clearly; the swing is twice the deviation that one minute
+    has from the next, in the last quarter of an hour. Its room are the workers up to :data:`LIMIT`.
+    """
+    policy, sample, size = situation.policy, situation.sample, situation.size
+    if policy.trend == "off" or situation.launch_seconds <= 0 or not sample.trusted or not size:
+        return None
+    seen = [(one.taken - sample.taken, one.load) for one in situation.history.samples if one.trusted]
+    if not seen or seen[-1][0] < 0:
+        seen.append((0.0, sample.load))
+    slope, level, sure = _line([point for point in seen if point[0] >= -TREND_SECONDS])
+    swing = _swing(seen)
+    rise = _surge(seen, sample.load)
+    if rise > 0:
+        # Too new for a line: who comes within two minutes of an exam's start came half by now.
+        slope, level, swing, sure = rise / SURGE_SECONDS, sample.load, 0.0, True
+    # What is launched now has to do until what the next check launches serves, and that check waits for this one's run.
+    lead = situation.launch_seconds + RUN_SECONDS
+    ahead = min(level + slope * lead, TREND_MOST * sample.load) if sure else level
+    room = situation.workers * LIMIT
+    wanted = math.ceil((ahead + 2 * swing) / room - 1e-9)
+    grows = f"grows by {slope * 60:.1f} a minute: {ahead:.1f}" if sure else f"{ahead:.1f} on average"
+    text = (
+        f"{grows} within {lead:.0f} s, give or take {2 * swing:.1f}, "
+        f"within {LIMIT:.0%} of the workers: {counted(wanted)}"
+    )
+    advice = policy.trend == "recommend"
+    return Wish("trend", wanted, text + (TOLD if advice else ""), advice=advice)
+
+
+def _surge(seen: Sequence[tuple[float, float]], load: float) -> float:
+    """By how much the load rose within a minute, where that stands out of the quarter of an hour before; else 0."""
+    before = [one for when, one in seen if when <= -SURGE_SECONDS]
+    if len(before) < TREND_FEWEST:
+        return 0.0
+    # Cheap first: most minutes are none.
+    rise = load - before[-1]
+    if rise <= SURGE_SHARE * before[-1]:
+        return 0.0
+    mean = sum(before) / len(before)
+    swing = math.sqrt(sum([(one - mean) ** 2 for one in before]) / len(before))
+    return rise if rise > TREND_SURE * swing else 0.0
+
+
+def _line(seen: Sequence[tuple[float, float]]) -> tuple[float, float, bool]:
+    """Least squares: (slope a second, level at time 0, whether it surely rises); where it does not, the level is the mean."""
+    count = len(seen)
+    mean = sum([load for _when, load in seen]) / count
+    if count < TREND_FEWEST:
+        return 0.0, mean, False
+    middle = sum([when for when, _load in seen]) / count
+    spread = sum([(when - middle) ** 2 for when, _load in seen])
+    slope = sum([(when - middle) * (load - mean) for when, load in seen]) / spread if spread > 0 else 0.0
+    if slope <= 0:
+        return slope, mean, False
+    rest = max(0.0, sum([(load - mean) ** 2 for _when, load in seen]) - slope * slope * spread)
+    if slope * slope * spread * (count - 2) <= TREND_SURE ** 2 * rest:
+        return slope, mean, False
+    return slope, mean - slope * middle, True
+
+
+def _swing(seen: Sequence[tuple[float, float]]) -> float:
+    """Standard deviation of a minute's load, from the differences between minutes: medians, so that a step is no swing."""
+    changes: list[float] = []
+    last, later = seen[-1]
+    for when, load in reversed(seen):
+        if last - when >= SWING_APART:
+            changes.append(later - load)
+            last, later = when, load
+    if len(changes) < TREND_FEWEST:
+        return 0.0
+    usual = median(changes)
+    # 1.48 makes a median deviation a standard deviation; a difference has twice the variance of its sides.
+    return 1.48 / math.sqrt(2) * median([abs(change - usual) for change in changes])
+
+
+def forecast(situation: Situation) -> Wish | None:
+    """What the weekly shape wants at the time at which a node that is launched now would serve. Only adds nodes."""
+    policy, seen, size = situation.policy, situation.outlook, situation.size
+    if seen is None or policy.forecast == "off":
+        return None
+    until = situation.now + situation.launch_seconds + MARGIN
+    loads = [load for begin, load in seen.points if begin < until and begin + seen.seconds > situation.now]
+    if not loads:
+        return None
+    load = max(loads)
+    workers = situation.workers
+    wanted = max(1, math.ceil(load / (workers * policy.target) - 1e-9))
+    if size < wanted and load <= policy.scale_out_above * workers * size:
+        wanted = size
+    advice = policy.forecast == "recommend" or policy.forecast == "auto" and seen.days < ENOUGH_DAYS
+    text = (
+        f"{load:.1f} workers busy within {until - situation.now:.0f} s, by {counted(seen.weeks, 'week')} "
+        f"and a last hour at {seen.factor:.0%} of the usual: {counted(wanted)}"
+    )
+    if advice:
+        text += TOLD if policy.forecast == "recommend" else f" (only told, until it knows {ENOUGH_DAYS} days)"
+    return Wish("forecast", wanted, text, advice=advice)
+
+
+# Events join this tuple behind the same interface.
+RECOMMENDERS: tuple[Recommender, ...] = (tracking, schedule, trend, forecast)
 
 
 def active(entry: ScheduleEntry, now: float) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Intent, Member, Node
@@ -39,6 +40,7 @@ class View:
     protected: bool = False
     held: bool = False
     doubtful: bool = False
+    notice: float = 0.0
 
     @property
     def busy(self) -> int:
@@ -50,7 +52,7 @@ class View:
         """Whether it counts towards the desired number."""
         if self.node is None:
             return self.doubtful
-        if self.retiring:
+        if self.retiring or self.notice:
             return False
         if self.held:
             return self.phase == "in_service"
@@ -69,30 +71,46 @@ class Survey:
         """Views in any of the phases, in order of their names."""
         return [view for view in self.views if view.phase in phases]
 
-    @property
+    @cached_property
     def coming(self) -> int:
         """Nodes that were asked for and are not seen yet."""
         return sum(missing for _intent, missing in self.unseen)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """What counts as present: in service or on the way, and not leaving."""
         return sum(view.counted for view in self.views) + self.coming
 
-    @property
+    @cached_property
     def existing(self) -> int:
         """Servers that exist or were asked for, whatever their phase."""
         return sum(view.node is not None or view.doubtful for view in self.views) + self.coming
 
-    @property
+    @cached_property
     def serving(self) -> int:
-        """Nodes in service that are not leaving."""
+        """Nodes in service that are not leaving, and that the cloud leaves to us."""
         return sum(view.counted and view.phase == "in_service" for view in self.views)
 
-    @property
+    @cached_property
+    def announced(self) -> int:
+        """Nodes that would count, had the cloud not announced to take them away."""
+        return sum(
+            bool(view.notice) and not view.retiring and not view.held and view.phase in PRESENT for view in self.views
+        )
+
+    @cached_property
     def sick(self) -> int:
         """Nodes that are sick and not on their way out."""
         return sum(view.phase in ("sick", "stranded") and not view.retiring for view in self.views)
+
+    @cached_property
+    def at_rest(self) -> bool:
+        """Every node serves, as a plain member of every balancer, and nothing is under way."""
+        return self.members_known and not self.unseen and all(
+            view.phase == "in_service" and view.node is not None and not view.retiring and not view.held and not view.notice
+            and (view.member is None or not view.member.lacking)
+            for view in self.views
+        )
 
 
 def survey(
@@ -165,6 +183,7 @@ def _view(
         retiring=retiring,
         protected=_set(node.tags.get(TAG_PROTECTED)),
         held=_set(node.tags.get(TAG_HELD)),
+        notice=node.notice,
     )
 
 

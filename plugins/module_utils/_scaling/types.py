@@ -19,7 +19,8 @@ class Node:
 
     ``state`` is ``pending``, ``running``, ``stopping`` or ``failed`` (it exists but does not run).
     ``release`` and ``tags`` are what the launch or an operator wrote on the node; treat them as
-    untrusted text.
+    untrusted text. ``id`` is the cloud's own name for it, where that differs. ``notice`` is the time at which
+    the cloud has announced to take it away, 0 where it has not.
     """
 
     name: str
@@ -31,6 +32,8 @@ class Node:
     release: str = ""
     image: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    id: str = ""
+    notice: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,33 @@ class History:
     last_out: float = 0.0
     last_in: float = 0.0
     ghosts: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What the weekly shape says of the time that a launch takes: pure data, so that a decision can be repeated.
+
+    ``points`` are (Unix time at which it begins, expected load) of consecutive slots of ``seconds``; ``weeks`` the number
+    of earlier weeks that agree on them, ``days`` how long the ledger goes back, ``factor`` how busy the last hour was
+    compared with the usual.
+    """
+
+    points: tuple[tuple[float, float], ...]
+    seconds: float
+    weeks: int
+    days: float
+    factor: float
+
+    def to_data(self) -> dict[str, Any]:
+        """The outlook as plain data."""
+        return {"points": [list(point) for point in self.points], "seconds": self.seconds, "weeks": self.weeks,
+                "days": self.days, "factor": self.factor}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Outlook:
+        """The outlook back from :meth:`to_data`."""
+        points = tuple((float(begin), float(load)) for begin, load in data["points"])
+        return cls(points, float(data["seconds"]), int(data["weeks"]), float(data["days"]), float(data["factor"]))
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class DatabaseServer:
     def connect(self) -> database.Server:
         """Return a connection."""
         one = self.account
-        return database.Server(one.host, one.port, one.user, one.password)
+        return database.Server(one.host, one.port, one.user, one.password, one.tls)
 
 
 @dataclass
@@ -81,12 +81,13 @@ class Applier:
     """Observes, plans and acts for a list of tenants."""
 
     def __init__(self, servers: Mapping[str, DatabaseServer], redis: Sequence[Callable[[], resp.Connection]], sites: Sites,
-                 secret: str, *, public_port: int = 443, templates: template.Templates | None = None,
+                 secret: str, *, shared_user: bool = False, public_port: int = 443, templates: template.Templates | None = None,
                  may_remove: Callable[[Tenant], str] = lambda tenant: "", report: Callable[[str], None] = lambda text: None) -> None:
         self.servers = servers
         self.redis = redis
         self.sites = sites
         self.secret = secret
+        self.shared_user = shared_user
         self.public_port = public_port
         self.templates = templates
         self.may_remove = may_remove
@@ -208,6 +209,12 @@ class Applier:
         passwords = {work.tenant.name: self.password("redis", work.tenant) for work in kept}
         for connect in self.redis:
             with connect() as connection:
+                if self.shared_user:
+                    # Nobody can make users there: it only has to answer.
+                    connection.call("PING")
+                    for work in works:
+                        work.redis.append([])
+                    continue
                 observed = resp.observe(connection)
                 commands = resp.differences(observed, [work.tenant for work in kept], passwords, prune)
             for work in works:

@@ -21,6 +21,7 @@ LIST = {
             "user": {"type": "str", "required": True},
             "password": {"type": "str", "required": True, "no_log": True},
             "user_host": {"type": "str", "default": "%"},
+            "tls": {"type": "bool", "default": False},
         },
     },
     "servers": {"type": "dict", "default": {}, "no_log": True},
@@ -38,6 +39,8 @@ TENANTS = {
             "muc_port": {"type": "int"},
             "user": {"type": "str", "default": "default"},
             "password": {"type": "str", "default": "", "no_log": True},
+            "tls": {"type": "bool", "default": False},
+            "shared_user": {"type": "bool", "default": False},
         },
     },
     "code": {"type": "path", "default": "/srv/moodle/current"},
@@ -68,7 +71,8 @@ def database_servers(params: dict[str, Any]) -> dict[str, apply.DatabaseServer]:
         for key in ("host", "user", "password"):
             if not one.get(key):
                 raise ValueError(f"servers.{name}.{key} is missing: give each server host, user and password")
-        account = dumps.Account(str(one["host"]), int(one.get("port") or 3306), str(one["user"]), str(one["password"]))
+        tls = definition.uses_tls(name, one, params["database"]["tls"])
+        account = dumps.Account(str(one["host"]), int(one.get("port") or 3306), str(one["user"]), str(one["password"]), tls)
         servers[name] = apply.DatabaseServer(account, str(one.get("user_host") or params["database"]["user_host"]))
     return servers
 
@@ -77,7 +81,8 @@ def redis_places(cache: dict[str, Any]) -> list[functools.partial[resp.Connectio
     """Return what connects to each Redis."""
     sessions = (cache["host"], cache["port"])
     places = dict.fromkeys([sessions, (cache["muc_host"] or sessions[0], cache["muc_port"] or sessions[1])])
-    return [functools.partial(resp.Connection, *place, cache["user"], cache["password"]) for place in places]
+    user = "default" if cache["shared_user"] else cache["user"]
+    return [functools.partial(resp.Connection, *place, user, cache["password"], cache["tls"]) for place in places]
 
 
 def make_applier(module: Any) -> apply.Applier:
@@ -87,7 +92,7 @@ def make_applier(module: Any) -> apply.Applier:
     places = site.Places(params["code"], params["shared_root"], params["owner"], params["cli"], params["php"])
     return apply.Applier(
         database_servers(params), redis_places(params["cache"]), site.Sites(places, module.run_command), params["secret"],
-        public_port=params["public_port"], report=module.log,
+        shared_user=params["cache"]["shared_user"], public_port=params["public_port"], report=module.log,
     )
 
 

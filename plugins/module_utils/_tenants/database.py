@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -66,13 +67,14 @@ class Observed:
 class Server:
     """One connection to the server, as its administrator."""
 
-    def __init__(self, host: str, port: int, user: str, password: str) -> None:
+    def __init__(self, host: str, port: int, user: str, password: str, tls: bool = False) -> None:
         if pymysql is None:
             raise DatabaseError("the Python library PyMySQL is missing: install the package python3-pymysql")
         try:
             self._connection = pymysql.connect(
                 host=host, port=port, user=user, password=password, charset="utf8mb4", autocommit=True,
                 connect_timeout=10, read_timeout=300, write_timeout=300,
+                ssl=ssl.create_default_context() if tls else None,
             )
         except pymysql.MySQLError as exc:
             raise DatabaseError(f"cannot connect to the database server at {host}:{port}: {_text(exc)}") from exc

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ansible.module_utils.parsing.convert_bool import boolean
+
 STATES = ("active", "maintenance", "suspended", "absent")
 KEYS = ("name", "hosts", "title", "shortname", "admin", "state", "lang", "settings", "generation", "database")
 ADMIN_KEYS = ("user", "email")
@@ -67,6 +69,17 @@ class Tenant:
     def redis_user(self, generation: int | None = None) -> str:
         """Name of the tenant's Redis user; it carries the generation of its password."""
         return f"t:{self.name}:g{generation or self.generation}"
+
+
+def uses_tls(name: str, server: Mapping[str, object], default: bool) -> bool:
+    """Return whether a further database server is reached by TLS; one that doesn't say is like the first."""
+    value = server.get("tls")
+    if value is None:
+        return default
+    try:
+        return boolean(value)
+    except TypeError as exc:
+        raise TenantError(f"tenants_database_servers: {name}.tls: {value!r} is not allowed: say true or false") from exc
 
 
 def _fail(tenant: object, key: str, value: object, remedy: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import ssl
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -31,6 +32,7 @@ class Account:
     port: int
     user: str
     password: str
+    tls: bool = False
 
 
 @contextlib.contextmanager
@@ -41,6 +43,10 @@ def _options(account: Account) -> Iterator[str]:
         with open(handle, "w", encoding="utf-8") as stream:
             word = account.password.replace("\\", "\\\\").replace('"', '\\"')
             stream.write(f'[client]\nhost={account.host}\nport={account.port}\nprotocol=tcp\nuser={account.user}\npassword="{word}"\n')
+            if account.tls:
+                # Whom Python trusts. Asked to verify, the programs refuse a server without TLS.
+                authorities = ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"
+                stream.write(f"ssl\nssl-ca={authorities}\nssl-verify-server-cert\n")
         yield path
     finally:
         os.unlink(path)

@@ -7,7 +7,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils import _secrets
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.definition import DEFAULT_SERVER, Tenant, TenantError
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.definition import (
+    DEFAULT_SERVER,
+    Tenant,
+    TenantError,
+    uses_tls,
+)
 
 NOTE = "Written by Ansible; changes made here are lost."
 
@@ -38,8 +43,8 @@ def tenants_php(tenants: Iterable[Tenant], secret: str, fleet: Mapping[str, obje
                 servers: Mapping[str, Mapping[str, object]] | None = None) -> str:
     """Return tenants.php: one constant array, which OPcache keeps in shared memory whatever its size.
 
-    It holds the tenants' database and Redis passwords: root and PHP alone may read it. ``servers`` has ``host`` and ``port`` of
-    the database servers beyond the one in ``fleet``.
+    It holds the tenants' database and Redis passwords: root and PHP alone may read it. ``servers`` has ``host``, ``port`` and
+    ``tls`` of the database servers beyond the one in ``fleet``.
     """
     data = tenants_data(tenants, secret, fleet, public_port, servers)
     # A line each: a difference shows which tenant it is about.
@@ -75,7 +80,10 @@ def tenants_data(tenants: Iterable[Tenant], secret: str, fleet: Mapping[str, obj
                     " tenants_database_servers says where they are"
                 )
             server = servers[tenant.server]
-            entry |= {"dbhost": str(server["host"]), "dbport": int(server.get("port") or 3306)}
+            entry |= {
+                "dbhost": str(server["host"]), "dbport": int(server.get("port") or 3306),
+                "database_tls": uses_tls(tenant.server, server, bool(fleet.get("database_tls"))),
+            }
         entries[tenant.name] = entry
     return {"fleet": dict(fleet), "hosts": hosts, "tenants": entries}
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import ssl
 from collections.abc import Iterable, Sequence
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.definition import Tenant
@@ -31,9 +32,11 @@ class RedisError(Exception):
 class Connection:
     """One connection; commands are sent together and answered in order."""
 
-    def __init__(self, host: str, port: int, user: str, password: str, timeout: float = 10) -> None:
+    def __init__(self, host: str, port: int, user: str, password: str, tls: bool = False, timeout: float = 10) -> None:
         try:
             self._socket = socket.create_connection((host, port), timeout=timeout)
+            if tls:
+                self._socket = ssl.create_default_context().wrap_socket(self._socket, server_hostname=host)
         except OSError as exc:
             raise RedisError(f"cannot connect to Redis at {host}:{port}: {exc}") from exc
         self._stream = self._socket.makefile("rb")

@@ -48,7 +48,7 @@ class Templates:
     """The templates on this node."""
 
     def __init__(self, folder: str, sites: Sites, account: dumps.Account, server: Callable[[], Server], user_host: str,
-                 redis: Sequence[Callable[[], resp.Connection]], report: Callable[[str], None]) -> None:
+                 redis: Sequence[Callable[[], resp.Connection]], report: Callable[[str], None], *, shared_user: bool = False) -> None:
         self.folder = folder
         self.sites = sites
         self.account = account
@@ -56,6 +56,7 @@ class Templates:
         self.user_host = user_host
         self.redis = redis
         self.report = report
+        self.shared_user = shared_user
 
     def path(self, lang: str) -> str:
         """Folder of the template for this release and language."""
@@ -123,7 +124,7 @@ class Templates:
             server.recreate(DATABASE)
             server.query("CREATE USER %s@%s IDENTIFIED BY %s", (USER, self.user_host, password))
             server.query(f"GRANT {RIGHTS} ON `{DATABASE}`.* TO %s@%s", (USER, self.user_host))
-            for connect in self.redis:
+            for connect in () if self.shared_user else self.redis:
                 with connect() as connection:
                     connection.call("ACL", "SETUSER", USER, "reset", "on", f">{password}", f"~t:{NAME}:*", *resp.COMMANDS)
             for path in self.sites.wrong_folders(NAME):
@@ -136,6 +137,7 @@ class Templates:
                     "wwwroot": f"https://{HOST}", "state": "active", "database": DATABASE, "database_user": USER,
                     "database_password": password, "redis_user": USER, "redis_password": password,
                     "dbhost": self.account.host, "dbport": self.account.port,
+                    "database_tls": self.account.tls,
                 }
                 path = os.path.join(folder, "tenants.php")
                 with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640), "w", encoding="utf-8") as stream:
@@ -157,7 +159,8 @@ class Templates:
         server.query(f"DROP DATABASE IF EXISTS `{DATABASE}`")
         for connect in self.redis:
             with connect() as connection:
-                connection.call("ACL", "DELUSER", USER)
+                if not self.shared_user:
+                    connection.call("ACL", "DELUSER", USER)
                 resp.forget(connection, [NAME])
         self.sites.remove_folders(NAME)
 

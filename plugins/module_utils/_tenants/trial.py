@@ -24,6 +24,10 @@ KEYS = (
 )
 # How deep links are looked for: above this lie folders that Moodle makes, below it files by their checksum.
 DEPTH = 3
+SHARED_USER = (
+    "keys and sessions were not tried: the cache has one user for all tenants (shared_user), whose password every tenant's code is"
+    " given, so code that runs for one tenant can read and change the others' caches and sessions; only their prefixes differ"
+)
 MAP = "/etc/moodle-fleet/tenants.php"
 
 
@@ -36,6 +40,9 @@ class Trial:
         self.parallel = parallel
         self.tenants: dict[str, Mapping[str, Any]] = dict(data["tenants"])
         self.pairs: dict[str, int] = {}
+        # What is open because of what the fleet is made of, and what was therefore not tried.
+        self.shared_user = bool(data["fleet"].get("cache_password"))
+        self.notes = [SHARED_USER] if self.shared_user else []
 
     def run(self) -> list[Finding]:
         """Try everything, and return what should not have worked."""
@@ -43,11 +50,14 @@ class Trial:
         seen = self._configurations()
         findings += isolation.of_configurations({name: one["config"] for name, one in seen.items()})
         findings += self._files(seen)
-        for trial in (self._rows, self._keys):
-            with ThreadPoolExecutor(max_workers=self.parallel) as pool:
-                for found in pool.map(trial, self.tenants):
-                    findings += found
+        with ThreadPoolExecutor(max_workers=self.parallel) as pool:
+            for found in pool.map(self.rows_and_keys, self.tenants):
+                findings += found
         return findings + list(self._permissions())
+
+    def rows_and_keys(self, name: str) -> list[Finding]:
+        """Try the accounts of one tenant."""
+        return self._rows(name) + ([] if self.shared_user else self._keys(name))
 
     def _others(self, name: str) -> Iterator[str]:
         return (other for other in self.tenants if other != name)
@@ -86,19 +96,19 @@ class Trial:
         """Read a row of each other tenant's, with the database account of this one."""
         entry = self.tenants[name]
         findings = []
-        for host, port in dict.fromkeys(self._server(other) for other in self.tenants):
-            theirs = [other for other in self._others(name) if self._server(other) == (host, port)]
+        for host, port, tls in dict.fromkeys(self._server(other) for other in self.tenants):
+            theirs = [other for other in self._others(name) if self._server(other) == (host, port, tls)]
             try:
-                server = database.Server(host, port, entry["database_user"], entry["database_password"])
+                server = database.Server(host, port, entry["database_user"], entry["database_password"], tls)
             except database.DatabaseError as exc:
-                if (host, port) == self._server(name):
+                if (host, port, tls) == self._server(name):
                     findings.append(Finding("trial", name, f"its own account does not work, so nothing was tried: {exc}"))
                 else:
                     # It has no account there at all.
                     self._count("rows", len(theirs))
                 continue
             try:
-                if (host, port) == self._server(name):
+                if (host, port, tls) == self._server(name):
                     server.query(f"SELECT name FROM `{entry['database']}`.mdl_config LIMIT 1")
                 for other in theirs:
                     try:
@@ -115,9 +125,12 @@ class Trial:
                 server.close()
         return findings
 
-    def _server(self, name: str) -> tuple[str, int]:
+    def _server(self, name: str) -> tuple[str, int, bool]:
         entry, fleet = self.tenants[name], self.data["fleet"]
-        return str(entry.get("dbhost") or fleet["dbhost"]), int(entry.get("dbport") or fleet["dbport"])
+        return (
+            str(entry.get("dbhost") or fleet["dbhost"]), int(entry.get("dbport") or fleet["dbport"]),
+            bool(entry.get("database_tls", fleet.get("database_tls"))),
+        )
 
     def _keys(self, name: str) -> list[Finding]:
         """Read a cache's and a session's key of each other tenant's, with the Redis account of this one."""
@@ -127,7 +140,9 @@ class Trial:
         places = dict.fromkeys([(fleet["redis_host"], fleet["redis_port"]), (fleet["muc_host"], fleet["muc_port"])])
         for host, port in places:
             try:
-                with resp.Connection(str(host), int(port), entry["redis_user"], entry["redis_password"]) as connection:
+                with resp.Connection(
+                    str(host), int(port), entry["redis_user"], entry["redis_password"], bool(fleet.get("cache_tls"))
+                ) as connection:
                     own = connection.answers([("GET", f"t:{name}:s:-isolation")])[0]
                     if isinstance(own, resp.RedisError):
                         findings.append(Finding("trial", name, f"its own keys cannot be read, so nothing was tried: {own}"))

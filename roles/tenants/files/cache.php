@@ -47,7 +47,7 @@ class moodle_fleet_cache_config extends \core_cache\config_writer {
             'locktimeout' => 90,
             'localprefix' => $settings['localprefix'],
             'localttl' => $settings['localttl'],
-        ];
+        ] + (empty($settings['tls']) ? [] : ['encryption' => true] + $settings['tls']);
         require_once "$CFG->dirroot/cache/stores/redis/lib.php";
         require_once __DIR__ . '/cache_store.php';
         $stores['redis'] = [

@@ -63,7 +63,7 @@ $CFG = new stdClass();
         'dbport' => $tenant['dbport'] ?? $fleet['dbport'],
         'dbsocket' => false,
         'dbcollation' => 'utf8mb4_unicode_ci',
-    ];
+    ] + (empty($tenant['database_tls'] ?? $fleet['database_tls'] ?? false) ? [] : ['ssl' => 'verify-full']);
 
     $cfg->wwwroot = $tenant['wwwroot'];
     $cfg->admin = 'admin';
@@ -103,13 +103,16 @@ $CFG = new stdClass();
         '/tempdir/' => $cfg->tempdir,
     ];
 
-    // Sessions live in Redis, behind the tenant's own user and prefix. A lock of a node that died
+    // Sessions live in Redis, behind the tenant's own prefix and, where the server knows users, its own user. A lock of a node that died
     // expires before those who wait for it give up.
-    $redisauth = [$tenant['redis_user'], $tenant['redis_password']];
+    $password = $fleet['cache_password'] ?? '';
+    $redisauth = $password !== '' ? $password : [$tenant['redis_user'], $tenant['redis_password']];
+    $redistls = empty($fleet['cache_tls']) ? [] : ['cafile' => '/etc/ssl/certs/ca-certificates.crt'];
     $cfg->session_handler_class = 'moodle_fleet_session';
     $cfg->session_redis_host = $fleet['redis_host'];
     $cfg->session_redis_port = $fleet['redis_port'];
     $cfg->session_redis_auth = $redisauth;
+    $cfg->session_redis_encrypt = $redistls;
     $cfg->session_redis_prefix = "t:$name:s:";
     $cfg->session_redis_serializer_use_igbinary = true;
     $cfg->session_redis_lock_expire = $fleet['session_lock_expire'];
@@ -123,6 +126,7 @@ $CFG = new stdClass();
         'definitions' => $fleet['local_root'] . "/component/$release/definitions.php",
         'server' => $fleet['muc_host'] . ':' . $fleet['muc_port'],
         'password' => $redisauth,
+        'tls' => $redistls,
         'prefix' => "t:$name:m:",
         // What is kept in a node's memory belongs to one release: some of it depends on code alone.
         'localprefix' => "t:$name:$release:",

@@ -14,7 +14,9 @@ class moodle_fleet_session extends \core\session\redis {
             try {
                 $this->connection = new \Redis();
                 $this->connection->connect(
-                    $CFG->session_redis_host, $CFG->session_redis_port, $this->connectiontimeout, null, 0, $this->connectiontimeout
+                    ($this->sslopts ? 'tls://' : '') . $CFG->session_redis_host, $CFG->session_redis_port,
+                    $this->connectiontimeout, null, 0, $this->connectiontimeout,
+                    $this->sslopts ? ['stream' => $this->sslopts] : []
                 );
                 $this->connection->auth($this->auth);
                 $this->connection->setOption(\Redis::OPT_SERIALIZER, $this->serializer);

@@ -8,7 +8,9 @@ function db(): mysqli {
     global $CFG;
     if ($db === null) {
         mysqli_report(MYSQLI_REPORT_ERROR | MYSQLI_REPORT_STRICT);
-        $db = new mysqli($CFG->dbhost, $CFG->dbuser, $CFG->dbpass, $CFG->dbname, (int) $CFG->dboptions['dbport']);
+        $db = mysqli_init();
+        $flags = empty($CFG->dboptions['ssl']) ? 0 : MYSQLI_CLIENT_SSL | MYSQLI_CLIENT_SSL_VERIFY_SERVER_CERT;
+        $db->real_connect($CFG->dbhost, $CFG->dbuser, $CFG->dbpass, $CFG->dbname, (int) $CFG->dboptions['dbport'], null, $flags);
         $db->set_charset('utf8mb4');
     }
     return $db;
@@ -50,7 +52,8 @@ function start_session(): void {
     global $CFG;
     [$user, $password] = is_array($CFG->session_redis_auth) ? $CFG->session_redis_auth : ['default', $CFG->session_redis_auth];
     ini_set('session.save_handler', 'redis');
-    ini_set('session.save_path', "tcp://$CFG->session_redis_host:$CFG->session_redis_port?" . http_build_query([
+    $scheme = empty($CFG->session_redis_encrypt) ? 'tcp' : 'tls';
+    ini_set('session.save_path', "$scheme://$CFG->session_redis_host:$CFG->session_redis_port?" . http_build_query([
         'auth' => [$user, $password],
         'prefix' => $CFG->session_redis_prefix,
     ]));

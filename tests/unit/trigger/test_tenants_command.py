@@ -44,6 +44,7 @@ def test_what_a_person_is_told():
     assert tenants.lines("check", checked) == [
         "rows: acme → globex: its account can read moodle_globex", "2 tenants, ordered pairs tried: 2 rows; 1 findings in 0.1 s",
     ]
+    assert tenants.lines("check", {**checked, "findings": [], "notes": ["keys were not tried"]})[0] == "note: keys were not tried"
     backed_up = {"tenants": [
         {"name": "acme", "snapshot": "0123456789", "figures": {"files": 3}, "error": "", "seconds": 1.5},
         {"name": "globex", "snapshot": "", "figures": {}, "error": "no site", "seconds": 0.0},

@@ -95,12 +95,32 @@ def test_endpoints_are_the_given_ones_or_those_of_the_first_node() -> None:
     values = {
         "plugin": "elearning.moodle_fleet.fleet", "fleet": "test", "cloud": {"driver": "podman"},
         "scaling": {"min_nodes": 2, "max_nodes": 4},
-        "services": {"database": {"endpoint": "db.example.org:3307"}, "files": {"src": "nas:/moodle"}},
+        "services": {"database": {"endpoint": "db.example.org:3307", "tls": True}, "files": {"src": "nas:/moodle"}},
     }
     found = plugin.endpoints(validate(values, "f"), [node("cache", "cache"), node("lb", "balancer")])
-    assert found["database"] == {"host": "db.example.org", "port": 3307}
-    assert found["cache"] == {"host": "10.0.0.5", "port": 6379}
+    assert found["database"] == {"host": "db.example.org", "port": 3307, "tls": True}
+    assert found["cache"] == {"host": "10.0.0.5", "port": 6379, "tls": False, "shared_user": False}
     assert found["cache_muc"] == {"host": "10.0.0.5", "port": 6380}
     assert found["balancer"] == {"addresses": ["10.0.0.2"]}
     assert found["files"]["fstype"] == "nfs4"
     assert "logs" not in found
+
+
+def test_a_balancer_that_is_no_node_is_a_host_of_the_controller() -> None:
+    arn = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:"
+    values = {
+        "plugin": "elearning.moodle_fleet.fleet", "fleet": "test", "scaling": {"min_nodes": 2, "max_nodes": 4},
+        "cloud": {"driver": "aws", "network": "10.20.0.0/16", "zones": {"eu-central-1a": "subnet-0a"}, "base_image": "ami-01"},
+        "balancer": {"driver": "alb", "target_group": f"{arn}targetgroup/web/0a", "networks": ["10.20.0.0/20"],
+                     "load_balancer": f"{arn}loadbalancer/app/fleet/0b"},
+    }
+    fleet = validate(values, "/x/moodle_fleet.yml")
+    host = plugin.balancer_host(fleet)
+    assert host is not None and host.groups == ["balancer", "balancer_api"]
+    assert host.variables["ansible_connection"] == "local" and host.variables["balancer_fleet_file"] == "/x/moodle_fleet.yml"
+    assert plugin.endpoints(fleet, [])["balancer"] == {"addresses": ["10.20.0.0/20"]}
+
+
+def test_with_balancer_nodes_there_is_no_such_host() -> None:
+    values = {"plugin": "elearning.moodle_fleet.fleet", "fleet": "test", "cloud": {"driver": "podman"}}
+    assert plugin.balancer_host(validate(values, "/x/moodle_fleet.yml")) is None

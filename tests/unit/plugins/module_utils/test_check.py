@@ -145,11 +145,32 @@ def test_the_ledger_is_made_only_where_something_is_recorded(tmp_path: Path) -> 
     assert (fleet.state_dir / "ledger.sqlite").exists()
 
 
-def test_a_vanished_member_is_missed_for_longer_than_one_check(world: World) -> None:
+@pytest.mark.parametrize("joins_again", [False, True])
+def test_a_vanished_member_is_missed_for_longer_than_one_check(joins_again: bool) -> None:
+    world = World(Policy(max_nodes=2, scale_in_window=60), Ledger(MEMORY))
+    world.check()
+    world.pass_time(15)
     world.check()
     world.fault = "partial"
-    for seconds, trusted in ((15, False), (60, False), (60, False), (120, False), (15, True)):
+    if not joins_again:
+        world.hung.add(max(world.nodes))
+    for seconds, trusted in ((15, False), (60, False), (60, False), (120, False), (15, not joins_again)):
         world.pass_time(seconds)
         outcome = world.check()
         assert outcome is not None
         assert outcome.sample.trusted is trusted
+
+
+def test_a_member_that_joined_is_missed_though_it_was_never_read() -> None:
+    # Members lost, read so, joined again; then one hangs and is missing from the reading, and there is no room for another.
+    policy = Policy.from_settings({"min_nodes": 2, "max_nodes": 2})
+    world = World(policy, Ledger(MEMORY))
+    world.check()
+    world.pass_time(15)
+    world.forget_members()
+    world.pass_time(300)
+    assert world.check().plan.steps[0].action == "join"
+    world.hung.add("first-1")
+    world.fault = "partial"
+    world.pass_time(15)
+    assert world.check().plan.steps == ()

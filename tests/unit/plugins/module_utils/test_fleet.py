@@ -114,3 +114,54 @@ def test_what_is_valid_yaml_for_people_loads_the_same(tmp_path: Path) -> None:
     path = tmp_path / "moodle_fleet.yml"
     path.write_text(yaml.safe_dump(GOOD))
     assert load(path).scaling["max_nodes"] == 4
+
+
+AWS = {
+    "driver": "aws", "network": "10.20.0.0/16", "zones": {"eu-central-1a": "subnet-0a1b"}, "base_image": "ami-0123",
+}
+ARN = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:"
+ALB = {
+    "driver": "alb", "target_group": f"{ARN}targetgroup/web/0a1b2c", "load_balancer": f"{ARN}loadbalancer/app/fleet/0a1b2c",
+}
+
+
+def test_a_fleet_on_aws_is_valid() -> None:
+    fleet = validate({**GOOD, "cloud": AWS, "balancer": ALB}, "/etc/x/moodle_fleet.yml")
+    assert fleet.cloud["spot_share"] == 0.0 and fleet.cloud["root_device"] == "/dev/xvda"
+    # The balancer is no node.
+    assert fleet.services["balancer"]["count"] == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "remedy"),
+    [
+        ("cloud.network", "10.20.0.1/16", "write the network of the VPC"),
+        ("cloud.zones", {}, "give each zone its subnet"),
+        ("cloud.zones", {"eu-central-1a": "10.0.0.0/24"}, "give each zone its subnet"),
+        ("cloud.base_image", "debian", "must match ami-"),
+        ("cloud.instance_types", ["large"], "must match"),
+        ("cloud.role_instance_types", {"king": ["m7i.large"]}, "'king' is no role"),
+        ("cloud.role_instance_types", {"web": "m7i.large"}, "give 'web' a list of instance types"),
+        ("cloud.security_groups", {"web": ["default"]}, "give 'web' a list of security groups"),
+        ("cloud.security_groups", {"king": ["sg-01"]}, "'king' is no role"),
+        ("cloud.spot_share", 1.5, "use at most 1"),
+        ("cloud.subnet", "subnet-1", "unknown key"),
+        ("balancer.target_group", "web", "must match"),
+        ("services.balancer", {"count": 2}, "with an ALB there are no balancer nodes"),
+    ],
+)
+def test_mistakes_in_a_fleet_on_aws(key: str, value: object, remedy: str) -> None:
+    values = copy.deepcopy({**GOOD, "cloud": AWS, "balancer": ALB})
+    place = values
+    *parents, last = key.split(".")
+    for name in parents:
+        place = place.setdefault(name, {})
+    place[last] = value
+    with pytest.raises(FleetFileError) as caught:
+        validate(values, "/etc/x/moodle_fleet.yml")
+    assert key in str(caught.value) and remedy in str(caught.value)
+
+
+def test_an_alb_serves_no_containers() -> None:
+    with pytest.raises(FleetFileError, match="balancer.driver: 'alb': needs cloud.driver: aws"):
+        validate({**GOOD, "balancer": ALB}, "/etc/x/moodle_fleet.yml")

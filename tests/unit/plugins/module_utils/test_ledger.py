@@ -257,3 +257,81 @@ def test_kill_9_loses_nothing_that_was_announced(tmp_path: Path) -> None:
         rows = ledger.checks(1_000_000)
         assert len(announced) <= len(rows) <= len(announced) + 1
         assert len(ledger.intents(1e12)) == len(rows) == ledger.mark()
+
+
+def hour(ledger: Ledger, begin: float, loads: list[float], seconds: float = 60.0, trusted: bool = True) -> None:
+    for index, load in enumerate(loads, 1):
+        taken = Sample(begin + seconds * index, seconds, load, 0, 0, 8, 2, 300, trusted)
+        ledger.commit(taken.taken, "test", taken, DECISION, Plan(), 0)
+
+
+def test_slots_are_means_of_five_trusted_minutes(ledger: Ledger) -> None:
+    begin = 999_900.0  # the begin of a slot
+    hour(ledger, begin - 1, [1.0, 2.0, 3.0, 4.0, 5.0, 10.0])
+    hour(ledger, begin + 30, [900.0], trusted=False)
+    hour(ledger, begin + 300, [20.0], seconds=180.0)
+    since, slots = ledger.slots([(999_900, 1_000_200), (0, 300)])
+    assert since == begin
+    assert slots == {999_900: 3.0, 1_000_200: pytest.approx((10 * 60 + 20 * 180) / 240)}
+    assert ledger.slots([(1_000_200, 1_000_200)])[1].keys() == {1_000_200}
+    assert ledger.slots([])[1] == {}
+
+
+def test_slots_go_with_the_samples(ledger: Ledger) -> None:
+    hour(ledger, 999_900.0, [1.0] * 30)
+    ledger.prune(1_000_200.0 + 86400, 1)
+    assert ledger.slots([(0, 2_000_000)]) == (1_000_200, {1_000_200: 1.0, 1_000_500: 1.0, 1_000_800: 1.0, 1_001_100: 1.0, 1_001_400: 1.0, 1_001_700: 1.0})
+
+
+def test_an_older_ledger_is_brought_up_with_its_weeks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "ledger.sqlite"
+    hour(Ledger(path), 999_899.0, [1.0, 2.0, 3.0, 4.0, 5.0, 10.0])
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE slots")
+        db.execute("ALTER TABLE checks DROP COLUMN inputs")
+        db.execute("PRAGMA user_version = 2")
+    with Ledger(path) as ledger:
+        assert ledger.slots([(0, 2_000_000)]) == (999_900, {999_900: 3.0, 1_000_200: 10.0})
+        assert [row["inputs"] for row, _sample in ledger.recorded()] == [None] * 6
+
+
+def test_launch_times_are_from_plan_to_first_join(ledger: Ledger) -> None:
+    assert ledger.launch_times() == []
+    first = commit(ledger, Plan((LAUNCH,)), at=NOW)
+    ledger.record(first, [
+        {"action": "launch", "node": "t1", "status": "done", "started": NOW + 1, "finished": NOW + 70, "message": "web-1, web-2"},
+        {"action": "join", "node": "web-1", "status": "done", "started": NOW + 1, "finished": NOW + 70},
+        {"action": "join", "node": "web-2", "status": "failed", "started": NOW + 1, "finished": NOW + 70},
+    ])
+    assert ledger.launch_times() == [70.0]
+    later = commit(ledger, Plan((Step("join", "ready", node="web-2"),)), at=NOW + 90)
+    ledger.record(later, [{"action": "join", "node": "web-2", "status": "done", "started": NOW + 90, "finished": NOW + 130}])
+    assert sorted(ledger.launch_times()) == [70.0, 130.0]
+    # Joining again, at a balancer that was away, is no launch.
+    again = commit(ledger, Plan((Step("join", "away", node="web-1"),)), at=NOW + 9000)
+    ledger.record(again, [{"action": "join", "node": "web-1", "status": "done", "started": NOW + 9000, "finished": NOW + 9010}])
+    assert sorted(ledger.launch_times()) == [70.0, 130.0]
+    failed = commit(ledger, Plan((Step("launch", "", count=1, token="t2"),)), at=NOW + 9100)
+    ledger.record(failed, [{"action": "launch", "node": "t2", "status": "failed", "finished": NOW + 9200, "message": "no capacity"}])
+    assert sorted(ledger.launch_times()) == [70.0, 130.0]
+
+
+def test_checks_are_read_in_order_with_their_samples_and_inputs(ledger: Ledger) -> None:
+    numbers = [commit(ledger, at=NOW + index, inputs={"now": index}) for index in range(5)]
+    rows = list(ledger.recorded(batch=2))
+    assert [row["id"] for row, _sample in rows] == numbers
+    assert [row["inputs"]["now"] for row, _sample in rows] == [0, 1, 2, 3, 4]
+    assert all(sample == SAMPLE for _row, sample in rows)
+    ledger.pause("in", "", NOW, NOW + 60)
+    ledger.resume(NOW + 9)
+    assert [(pause.scope, ended) for pause, ended in ledger.all_pauses()] == [("in", NOW + 9)]
+
+
+def test_a_name_that_is_used_again_is_another_launch(ledger: Ledger) -> None:
+    for begin, seconds in ((NOW, 70.0), (NOW + 20_000, 50.0)):
+        number = commit(ledger, Plan((Step("launch", "", count=1, token=f"t{begin}"),)), at=begin)
+        ledger.record(number, [
+            {"action": "launch", "node": f"t{begin}", "status": "done", "finished": begin + seconds, "message": "web-1"},
+            {"action": "join", "node": "web-1", "status": "done", "started": begin, "finished": begin + seconds},
+        ])
+    assert ledger.launch_times() == [50.0, 70.0]

@@ -67,7 +67,9 @@ def _trouble(world: World, chance: random.Random) -> None:
         world.forget_members()
     elif event < 0.65 and names:
         _tag(world, chance.choice(names), chance.choice(("protected", "held")))
-    elif event < 0.69:
+    elif event < 0.68 and names:
+        world.notices[chance.choice(names)] = world.now + chance.choice((30.0, 120.0, 120.0, 4000.0))
+    elif event < 0.72:
         world.ledger.pause(chance.choice(("all", "in")), "test", world.now, world.now + 200)
 
 

@@ -30,6 +30,7 @@ class MemoryLedger:
         self._open: list[tuple[int, str, str, float]] = []
         self._tokens: dict[str, str] = {}
         self._gone: set[str] = set()
+        self._joins: dict[tuple[int, str], tuple[str, float]] = {}
         self._pauses: list[Pause] = []
         self._state: dict[str, Any] = {}
         self._plans = 0
@@ -51,6 +52,7 @@ class MemoryLedger:
         message: str = "",
         seen: Mapping[str, int] | None = None,
         expired: Sequence[str] = (),
+        inputs: Mapping[str, Any] | None = None,
     ) -> int:
         if plan and self._plans != mark:
             raise Superseded("superseded")
@@ -71,6 +73,8 @@ class MemoryLedger:
             elif step.token:
                 self._tokens[step.node] = step.token
             self._open.append((check, step.action, step.node, started))
+            if step.action == "join":
+                self._joins[check, step.node] = (step.node, started)
         if reading is not None:
             self._state["reading"] = reading
         self._state["ghosts"] = list(ghosts)
@@ -83,18 +87,21 @@ class MemoryLedger:
     def record(self, check: int, activities: Sequence[Mapping[str, Any]]) -> int:
         done = {one["node"] for one in activities if one["action"] in ("drain", "retire") and one["status"] == "done"}
         self._gone |= done
+        for one in activities:
+            if one["action"] == "join" and one["status"] == "failed":
+                self._joins.pop((check, one["node"]), None)
         return len(activities)
 
     def activities(self, check: int) -> list[dict[str, Any]]:
         return []
 
-    def history(self, now: float, window: float) -> History:
+    def history(self, now: float, window: float, lookback: float = 0.0) -> History:
         begin = now - window
         wishes = [(when, wish) for when, wish, _acted, _size in self._checks if when <= now]
         first = max((when for when, _wish in wishes if when <= begin), default=begin)
         return History(
             recommended=tuple(item for item in wishes if item[0] >= first),
-            samples=tuple(s for s in self._samples if begin <= s.taken <= now),
+            samples=tuple(s for s in self._samples if min(begin, now - lookback) <= s.taken <= now),
             last_out=max((when for when, _w, acted, _s in self._checks if acted == "out"), default=0.0),
             last_in=max((when for when, _w, acted, _s in self._checks if acted == "in"), default=0.0),
             ghosts=frozenset(self._state.get("ghosts", ())),
@@ -111,6 +118,15 @@ class MemoryLedger:
             if action in ("drain", "retire") and planned >= since:
                 result[node] = min(planned, result.get(node, planned))
         return result
+
+    def slots(self, ranges: Sequence[tuple[int, int]]) -> tuple[float | None, dict[int, float]]:
+        return None, {}
+
+    def launch_times(self) -> list[float]:
+        return []
+
+    def joined(self, since: float) -> dict[str, float]:
+        return {node: planned for node, planned in self._joins.values() if planned >= since}
 
     def state(self, key: str) -> Any:
         return self._state.get(key)

@@ -12,7 +12,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.de
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.recommend import active
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import survey
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Decision, History, Member, Node, Pause, Sample
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Decision, History, Member, Node, Outlook, Pause, Sample
 
 NOW = 1_000_000.0
 QUIET = History(recommended=((NOW - 400, 1), (NOW - 100, 1)))
@@ -66,8 +66,52 @@ def test_a_smaller_step_factor_still_allows_one_node() -> None:
     assert decided(2, 20, Policy(max_step_out=1.1)).desired == 3
 
 
+def test_larger_steps_out_are_a_matter_of_policy() -> None:
+    wide = Policy(max_nodes=30, max_step_out=10)
+    assert decided(2, 56, Policy(max_nodes=30)).desired == 4
+    assert decided(2, 56, wide).desired == 20
+    assert decided(2, 200, wide).desired == 20
+
+
+def test_the_forecast_adds_nodes_in_time_and_never_takes_one_away() -> None:
+    busy = Outlook(((NOW, 5.0), (NOW + 300, 20.0)), 300.0, 3, 20.0, 1.0)
+    quiet = Outlook(((NOW, 0.0), (NOW + 300, 0.0)), 300.0, 3, 20.0, 1.0)
+    grown = decided(2, 5, outlook=busy, launch_seconds=300.0)
+    assert (grown.desired, grown.recommended) == (4, 8)  # eight wanted, twice the size at most
+    assert "forecast" in codes(grown)
+    assert decided(4, 11, outlook=quiet, launch_seconds=60.0).desired == 4
+    told = decided(2, 5, Policy(max_nodes=20, forecast="recommend"), outlook=busy, launch_seconds=300.0)
+    assert (told.desired, told.recommended) == (2, 2)
+    assert "forecast" in codes(told)
+    # Advice alone is no recommendation, and it holds no node back.
+    assert "no_recommendation" in codes(decided(2, 5, Policy(forecast="recommend"), trusted=False, outlook=busy, launch_seconds=300.0))
+    shrinking = decided(8, 5, Policy(max_nodes=20, forecast="recommend"), outlook=busy, launch_seconds=300.0)
+    assert shrinking.direction == "in"
+
+
+def surging(size: int, load: float) -> History:
+    """A quarter of an hour of calm, then such a load: every trend's moment."""
+    calm = tuple(Sample(NOW - 60 * back, 60, load / 6, 0, 0, 4 * size, size, 0, True) for back in range(15, 0, -1))
+    return History(QUIET.recommended, calm)
+
+
+def test_a_trend_is_told_and_counts_only_where_the_policy_lets_it() -> None:
+    history = surging(4, 12.0)  # 75 %, within the dead band
+    told = decided(4, 12.0, history=history, launch_seconds=180.0)
+    assert (told.desired, told.recommended, told.direction) == (4, 4, "none")
+    assert next(reason for reason in told.reasons if reason.code == "trend").desired == 6
+    off = decided(4, 12.0, Policy(max_nodes=20, trend="off"), history=history, launch_seconds=180.0)
+    assert "trend" not in codes(off)
+    counts = decided(4, 12.0, Policy(max_nodes=20, trend="scale_out"), history=history, launch_seconds=180.0)
+    assert (counts.desired, counts.recommended) == (6, 6)
+    # Nor does what is only told keep a node that nothing else wants.
+    assert decided(8, 12.0, history=surging(8, 12.0), launch_seconds=180.0).direction == "in"
+
+
 def test_larger_steps_in_are_a_matter_of_policy() -> None:
     assert decided(6, 0, Policy(max_nodes=9, max_step_in=3)).desired == 3
+    assert decided(12, 0, Policy(max_nodes=20)).desired == 11
+    assert decided(12, 0, Policy(max_nodes=20, max_step_in="auto")).desired == 9
 
 
 @pytest.mark.parametrize(
@@ -118,6 +162,15 @@ def test_untrusted_metrics_never_shrink_and_bounds_still_hold() -> None:
 def test_unknown_members_never_shrink() -> None:
     decision = decided(4, 0, unknown=True)
     assert (decision.desired, decision.hold_in, codes(decision)[-1]) == (4, True, "untrusted")
+
+
+def test_a_loss_that_was_announced_leaves_the_dead_band_where_it_was() -> None:
+    nodes = [Node(f"n{i}", "web", f"10.0.0.{i}", "a", "running", 0.0, notice=NOW + 600 if i == 0 else 0.0) for i in range(3)]
+    members = [Member(node.name, node.address, "up", 4, since=5000.0) for node in nodes]
+    taken = Sample(NOW, 60, 9.0, 0, 0, 12, 3, 0, True)  # 75 % of what still serves
+    seen = survey(Policy(), nodes, members, NOW)
+    decision = decide(Policy(), taken, seen, History(recommended=((NOW - 400, 3), (NOW - 15, 3))), NOW)
+    assert (seen.size, decision.size, decision.desired) == (2, 3, 3)
 
 
 def test_pauses() -> None:

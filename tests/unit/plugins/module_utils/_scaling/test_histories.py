@@ -48,7 +48,11 @@ def hanging(world: World) -> None:
     world.hung.add("first-0")
 
 
-@pytest.mark.parametrize("event", [growing, shrinking, losing, hanging])
+def announced(world: World) -> None:
+    world.notices["first-0"] = world.now + 120
+
+
+@pytest.mark.parametrize("event", [growing, shrinking, losing, hanging, announced])
 @pytest.mark.parametrize("mode", MODES)
 def test_every_call_of_a_change_may_be_the_last(event: Callable[[World], None], mode: str) -> None:
     """The same change again and again, each time cut off one call later, until it is no longer cut off."""
@@ -133,6 +137,31 @@ def test_the_controller_that_looked_too_early_gives_way() -> None:
     assert isinstance(other[0].plan, Plan) and other[0].plan
 
 
+@pytest.mark.parametrize("load", [7.0, 8.0])
+def test_an_announced_loss_is_replaced_and_drained_before_it_comes(load: float) -> None:
+    world = World(POLICIES[0], MemoryLedger(), size=3, load=load)
+    for _index in range(6):
+        world.pass_time(15)
+        world.check()
+    before = set(world.nodes)
+    lost = sorted(before)[0]
+    world.notices[lost] = world.now + 120
+    log = []
+    for _index in range(8):
+        world.pass_time(15)
+        if lost not in world.nodes:
+            break
+        outcome = world.check()
+        assert outcome is not None
+        log += [(step.action, step.node) for step in outcome.plan.steps]
+    assert log[0][0] == "launch"
+    actions = [action for action, node in log if action == "launch" or node == lost]
+    assert actions[:2] == ["launch", "drain"] and actions[-1] == "retire"
+    # It had left in peace before the cloud came for it, and one took its place.
+    assert lost not in world.nodes and lost not in world.members
+    assert len(world.nodes) == len(before) and world.launched == 1
+
+
 class Fleet(RuleBasedStateMachine):
     """Anything may happen in any order; at the end the fleet comes to rest."""
 
@@ -171,6 +200,11 @@ class Fleet(RuleBasedStateMachine):
     def trouble(self, data: Any, how: str) -> None:
         name = data.draw(st.sampled_from(sorted(self.world.nodes)))
         self.world.kill(name) if how == "kill" else self.world.hung.add(name)
+
+    @precondition(lambda self: self.world.nodes)
+    @rule(data=st.data(), seconds=st.sampled_from((20.0, 120.0, 3000.0)))
+    def the_cloud_wants_a_node_back(self, data: Any, seconds: float) -> None:
+        self.world.notices[data.draw(st.sampled_from(sorted(self.world.nodes)))] = self.world.now + seconds
 
     @rule()
     def balancer_restarts(self) -> None:

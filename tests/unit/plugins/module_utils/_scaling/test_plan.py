@@ -368,3 +368,53 @@ def test_a_node_missing_from_a_doubtful_reading_is_not_taken_for_one_without_a_m
     nodes[5] = node("n5", launched=NOW - 5)
     assert steps(planned(5, nodes, members[:5])) == [("retire", "n5")]
     assert steps(planned(5, nodes, members[:5], reasons=doubt)) == [("join", "n5")]
+
+
+def test_an_announced_loss_is_replaced_before_it_drains() -> None:
+    nodes, members = serving(3, notice=0.0)
+    nodes[0] = dataclasses.replace(nodes[0], notice=NOW + 120)
+    result = planned(3, nodes, members)
+    assert steps(result) == [("launch", "1")] and "in place of n0" in result.steps[0].reason
+    assert any("n0" in note and "until its replacement does" in note for note in result.notes)
+    result = planned(3, [*nodes, node("x")], [*members, member("x")])
+    assert steps(result) == [("drain", "n0")]
+    assert result.steps[0].deadline == NOW + 120
+
+
+def test_an_announced_loss_drains_in_time_even_without_a_replacement() -> None:
+    nodes, members = serving(3)
+    nodes[0] = dataclasses.replace(nodes[0], notice=NOW + 70)
+    assert steps(planned(3, nodes, members)) == [("launch", "1"), ("drain", "n0")]
+    begun = dataclasses.replace(nodes[0], tags={"retiring": str(NOW - 10)})
+    assert steps(planned(2, [begun, *nodes[1:]], members)) == [("drain", "n0")]
+    drained = [member("n0", "drained"), *members[1:]]
+    assert steps(planned(2, [begun, *nodes[1:]], drained)) == [("retire", "n0")]
+
+
+def test_the_last_node_serves_to_the_end() -> None:
+    only = node("n0", notice=NOW + 30)
+    result = planned(2, [only], [member("n0")])
+    assert steps(result) == [("launch", "2")]
+
+
+def test_a_node_that_is_announced_does_not_join() -> None:
+    nodes, members = serving(2)
+    coming = node("x", launched=NOW - 5, notice=NOW + 120)
+    assert steps(planned(2, [*nodes, coming], members)) == [("retire", "x")]
+    assert steps(planned(2, [*nodes, coming], members, healthy={"x": True})) == []
+    coming = dataclasses.replace(coming, notice=NOW + 70)
+    assert steps(planned(2, [*nodes, coming], members, healthy={"x": True})) == [("retire", "x")]
+
+
+def test_at_the_maximum_an_announced_loss_goes_when_its_time_comes() -> None:
+    nodes, members = serving(6)
+    nodes[5] = dataclasses.replace(nodes[5], notice=NOW + 1000)
+    assert steps(planned(6, nodes, members)) == []
+    nodes[5] = dataclasses.replace(nodes[5], notice=NOW + 60)
+    assert steps(planned(6, nodes, members)) == [("drain", "n5")]
+
+
+def test_at_the_maximum_one_that_is_not_needed_makes_room() -> None:
+    nodes, members = serving(6)
+    nodes[4:] = [dataclasses.replace(one, notice=NOW + 1000 * index) for index, one in enumerate(nodes[4:], 1)]
+    assert steps(planned(5, nodes, members)) == [("drain", "n4")]

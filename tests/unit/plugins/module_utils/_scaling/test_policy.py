@@ -33,6 +33,12 @@ def test_defaults_are_valid_and_equal_to_the_schema() -> None:
         ({"scale_out_above": 0.69, "scale_in_below": 0.2}, "target"),
         ({"max_node": 3}, "max_node"),
         ({"timezone": "Mars/Base"}, "timezone"),
+        ({"forecast": "always"}, "forecast"),
+        ({"forecast": True}, "forecast"),
+        ({"trend": "auto"}, "trend"),
+        ({"max_step_in": 0}, "max_step_in"),
+        ({"max_step_in": "all"}, "max_step_in"),
+        ({"max_step_out": "auto"}, "max_step_out"),
         ({"schedule": "07:30"}, "schedule"),
         ({"schedule": [{"nodes": 3, "from": "25:00", "until": "09:00"}]}, "schedule[0].from"),
         ({"schedule": [{"nodes": 3, "from": "07:00", "until": "07:00"}]}, "schedule[0].until"),
@@ -46,7 +52,7 @@ def test_a_wrong_setting_is_named(settings: dict, key: str) -> None:
     problems = validate_policy(settings)
     assert [problem[0] for problem in problems] == [key]
     assert problems[0][2]
-    with pytest.raises(ValueError, match="remove|give|must|overlap|target"):
+    with pytest.raises(ValueError, match="remove|give|must|overlap|target|use one of"):
         Policy.from_settings(settings)
 
 
@@ -59,3 +65,20 @@ def test_thresholds_come_from_target_and_dead_band_or_are_given() -> None:
 
 def test_several_problems_are_listed_together() -> None:
     assert len(validate_policy({"min_nodes": "two", "max": 1, "target": 9})) == 3
+
+
+def test_an_unquoted_off_of_yaml_means_off() -> None:
+    assert Policy.from_settings({"forecast": False, "trend": False}) == Policy(forecast="off", trend="off")
+    assert Policy.from_settings({"forecast": "scale_out"}).forecast == "scale_out"
+
+
+def test_steps_are_small_unless_the_policy_says_otherwise() -> None:
+    policy = Policy.from_settings({})
+    assert (policy.max_step_out, policy.trend) == (2, "recommend")
+    assert [(policy.step_in(size), policy.draining(size)) for size in (0, 2, 8, 200)] == [(1, 1)] * 4
+    share = Policy.from_settings({"max_step_in": "auto", "max_draining": "auto"})
+    assert [share.step_in(size) for size in (0, 2, 7, 8, 20)] == [1, 1, 1, 2, 5]
+    assert share.draining(20) == 5
+    mixed = Policy.from_settings({"max_step_in": 3, "max_draining": "auto"})
+    assert (mixed.step_in(20), mixed.draining(20)) == (3, 3)
+    assert Policy.from_settings({"max_step_in": "auto", "max_draining": 2}).draining(20) == 2

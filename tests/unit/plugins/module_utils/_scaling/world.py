@@ -17,6 +17,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import Outcome, RunResult, Sources, run
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Superseded
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.plan import NOTICE_DRAIN
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Member, Node, Step
 
@@ -48,6 +49,7 @@ class World:
         self.nodes: dict[str, Node] = {}
         self.members: dict[str, Member] = {}
         self.hung: set[str] = set()  # nodes that run but do not answer
+        self.notices: dict[str, float] = {}  # when the cloud takes a node away, as it announced
         self.requests = 0
         self.started = 1.0
         self.cloud_down = False
@@ -77,6 +79,9 @@ class World:
     def pass_time(self, seconds: float) -> None:
         """Let time go by: nodes finish building, health changes, requests come and go."""
         self.now += seconds
+        for name in [name for name, when in self.notices.items() if when <= self.now]:
+            del self.notices[name]
+            self.nodes.pop(name, None)
         for name, node in list(self.nodes.items()):
             if node.state == "pending" and self.now - node.launched >= BUILD_SECONDS / 2:
                 self.nodes[name] = dataclasses.replace(node, state="running")
@@ -145,7 +150,9 @@ class World:
         def work() -> list[Node]:
             if self.cloud_down:
                 raise CloudError("no answer")
-            current = [self.nodes[name] for name in sorted(self.nodes)]
+            current = [
+                dataclasses.replace(self.nodes[name], notice=self.notices.get(name, 0.0)) for name in sorted(self.nodes)
+            ]
             if self.read_stale and self.stale_nodes is not None and self.now - self.stale_nodes[0] <= 60:
                 return self.stale_nodes[1]
             self.stale_nodes = (self.now, current)
@@ -194,11 +201,11 @@ class World:
         activities = []
         for step in outcome.plan.steps:
             try:
-                getattr(self, f"_do_{step.action}")(step)
+                refused = getattr(self, f"_do_{step.action}")(step)
             except Failed as exc:
                 problems.append(str(exc))
             else:
-                status = "running" if step.action == "drain" else "done"
+                status = "failed" if refused else "running" if step.action == "drain" else "done"
                 activities.append({"action": step.action, "node": step.node or step.token, "status": status})
         return RunResult("failed" if problems else "done", "; ".join(problems), activities)
 
@@ -218,15 +225,16 @@ class World:
 
         self.call("cloud.launch", work)
 
-    def _do_join(self, step: Step) -> None:
+    def _do_join(self, step: Step) -> bool:
         if not self._healthy(step.node):
-            return  # the gate refuses it; the next check tries again
+            return True  # the gate refuses it; the next check tries again
 
         def work() -> None:
             node = self.nodes[step.node]
             self.members[step.node] = Member(step.node, node.address, "up", 4, since=0.0)
 
         self.call("balancer.join", work)
+        return False
 
     def _do_drain(self, step: Step) -> None:
         def tag() -> None:
@@ -275,6 +283,8 @@ class World:
         self.call("balancer.remove", work)
 
     def _watch_loss(self, name: str, action: str) -> None:
+        if self.notices.get(name, self.now + 1000) - self.now <= NOTICE_DRAIN:
+            return  # it ends anyway, and so it ends in peace
         # As the balancer knows it at this moment: what broke since its last health check nobody can know.
         serving = {
             other for other, member in self.members.items()
@@ -286,7 +296,9 @@ class World:
 
     def _watch_plan(self, outcome: Outcome) -> None:
         begun = [step for step in outcome.plan.steps if step.action == "drain" and not step.since]
-        serving = [step for step in begun if outcome.phases.get(step.node) == "in_service"]
+        serving = [
+            step for step in begun if outcome.phases.get(step.node) == "in_service" and step.node not in self.notices
+        ]
         if not outcome.sample.trusted and serving and outcome.decision.size <= self.policy.max_nodes:
             raise Violation(f"{serving[0].node} goes although the metrics are not trusted: {outcome.sample.faults}")
         if outcome.decision.frozen and outcome.plan:
@@ -318,7 +330,7 @@ class World:
         else:
             raise Violation(f"not at rest after {checks} checks: {outcome}")
         assert outcome is not None
-        kept = sum("held" in node.tags for node in self.nodes.values())
+        kept = sum("held" in node.tags or name in self.notices for name, node in self.nodes.items())
         wanted = outcome.decision.desired
         if not wanted <= len(self.nodes) + full <= wanted + kept + full:
             raise Violation(f"{len(self.nodes)} nodes at rest, {wanted} wanted: {outcome.phases}")

@@ -145,3 +145,53 @@ def test_what_php_could_read_is_found(data, tmp_path):
     found = [(finding.kind, finding.tenant, finding.other) for finding in world._files(world.seen)]
     assert found == [("files", "acme", "globex"), ("files", "acme", "all")]
     assert world.pairs == {"files": 6}
+
+
+def test_a_cache_with_one_user_is_never_called_tried(data, tmp_path, monkeypatch):
+    data["fleet"]["cache_password"] = "one for all"
+    world = World(data, tmp_path)
+    monkeypatch.setattr(world, "_keys", lambda name: pytest.fail("was tried"))
+    monkeypatch.setattr(world, "_rows", lambda name: [])
+    assert world.rows_and_keys("acme") == []
+    assert "keys" not in world.pairs and "sessions" not in world.pairs
+    assert world.notes == [trial.SHARED_USER]
+    assert World(render.tenants_data(TENANTS, "s" * 40, FLEET), tmp_path).notes == []
+
+
+@pytest.mark.parametrize(("fleet", "entry", "tls"), [(False, None, False), (True, None, True), (True, False, False), (False, True, True)])
+def test_rows_are_tried_as_moodle_would_reach_them(data, tmp_path, monkeypatch, fleet, entry, tls):
+    data["fleet"]["database_tls"] = fleet
+    if entry is not None:
+        for one in data["tenants"].values():
+            one["database_tls"] = entry
+    asked = []
+
+    class Server:
+        def __init__(self, *arguments):
+            asked.append(arguments[-1])
+
+        def query(self, statement):
+            if "moodle_acme" not in statement:
+                raise trial.database.DatabaseError("SELECT command denied")
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(trial.database, "Server", Server)
+    world = World(data, tmp_path)
+    assert world._rows("acme") == [] and world.pairs == {"rows": 2}
+    assert asked == [tls]
+
+
+@pytest.mark.parametrize(("server", "tls"), [({}, True), ({"tls": False}, False), ({"tls": "no"}, False), ({"tls": "yes"}, True)])
+def test_a_further_server_is_reached_as_it_says_or_as_the_first(server, tls):
+    tenants = definition.load([
+        {"name": "acme", "hosts": ["a.example.org"], "title": "A", "admin": {"email": "a@b"}, "database": "second"}
+    ])
+    made = render.tenants_data(tenants, "s" * 40, {**FLEET, "database_tls": True}, servers={"second": {"host": "db2", **server}})
+    assert made["tenants"]["acme"]["database_tls"] is tls
+
+
+def test_a_further_server_that_says_nonsense_is_refused():
+    with pytest.raises(definition.TenantError, match="second.tls: 'perhaps' is not allowed: say true or false"):
+        definition.uses_tls("second", {"tls": "perhaps"}, False)

@@ -187,3 +187,32 @@ def test_an_absent_tenant_that_is_gone_needs_nothing():
     work = apply.Work(tenant(state="absent"))
     one._plan(work, Server("finished"), database.Observed(), prune=False)
     assert (work.error, work.actions()) == ("", [])
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_programs_verify_the_server_where_tls_is_asked_for(monkeypatch, tls):
+    monkeypatch.setenv("SSL_CERT_FILE", __file__)
+    with dumps._options(dumps.Account("db", 3306, "root", "pw", tls)) as path:
+        with open(path, encoding="utf-8") as stream:
+            words = stream.read().split("\n")
+    assert ("ssl-verify-server-cert" in words) is tls
+    assert (f"ssl-ca={__file__}" in words) is tls
+
+
+def test_nobody_makes_users_in_a_cache_with_one_user():
+    asked = []
+
+    class Redis:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exception):
+            pass
+
+        def call(self, *words):
+            asked.append(words)
+
+    one = apply.Applier({}, [Redis, Redis], None, "s" * 40, shared_user=True)
+    work = apply.Work(TENANT)
+    one.plan_redis([work], prune=True)
+    assert work.redis == [[], []] and asked == [("PING",), ("PING",)]

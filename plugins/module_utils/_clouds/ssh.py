@@ -1,0 +1,62 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What every driver needs to reach its nodes by ssh without trusting blindly."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
+
+
+def connection(address: str, alias: str, key: Path, known_hosts: Path) -> dict[str, Any]:
+    """Ansible's variables for a node whose host key is in ``known_hosts`` under the name ``alias``."""
+    options = {
+        "UserKnownHostsFile": known_hosts,
+        "GlobalKnownHostsFile": "/dev/null",
+        "HostKeyAlias": alias,
+        "StrictHostKeyChecking": "yes",
+        "ServerAliveInterval": 10,
+    }
+    return {
+        "ansible_host": address,
+        "ansible_user": "root",
+        "ansible_ssh_private_key_file": str(key),
+        "ansible_ssh_common_args": " ".join(f"-o {name}={value}" for name, value in options.items()),
+        "ansible_ssh_pipelining": True,
+        "ansible_python_interpreter": "/usr/bin/python3",
+    }
+
+
+def greets(address: str) -> bool:
+    """Whether an ssh server greets at this address now."""
+    try:
+        with socket.create_connection((address, 22), timeout=0.5) as link:
+            link.settimeout(1)
+            return link.recv(4) == b"SSH-"
+    except OSError:
+        return False
+
+
+def make_key(path: Path, comment: str) -> None:
+    """Make an ed25519 key pair."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)]
+    try:
+        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+    except FileNotFoundError as exc:
+        raise CloudError("ssh-keygen is not installed: apt-get install openssh-client") from exc
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file in one step, so that nobody reads half of it. Only its owner can read it."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, temporary = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    Path(temporary).replace(path)

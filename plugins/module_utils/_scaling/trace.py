@@ -1,0 +1,180 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Load traces: what would be in service, minute by minute. Pure; files are opened by whoever calls this."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Sample
+
+MINUTE = 60.0
+# A trace of ten years; more is more likely a column of wrong numbers.
+LONGEST_MINUTES = 10 * 366 * 1440
+
+
+class TraceError(ValueError):
+    """The trace cannot be used. The message names line, value and remedy."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One-minute mean loads from ``begin`` (Unix seconds); None where nothing was recorded."""
+
+    begin: float
+    loads: Sequence[float | None]
+    areas: Sequence[float] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        total, areas, last = 0.0, [0.0], 0.0
+        for load in self.loads:
+            last = last if load is None else load
+            total += last * MINUTE
+            areas.append(total)
+        object.__setattr__(self, "areas", areas)
+
+    @property
+    def end(self) -> float:
+        """When the last minute ends."""
+        return self.begin + MINUTE * len(self.loads)
+
+    def known(self, moment: float) -> bool:
+        """Whether the minute that ends at or holds this moment was recorded."""
+        index = min(len(self.loads) - 1, max(0, math.ceil((moment - self.begin) / MINUTE) - 1))
+        return self.loads[index] is not None
+
+    def mean(self, begin: float, end: float) -> float:
+        """The mean load between two moments; before and after the trace its first and last minute stand."""
+        if end <= begin:
+            begin = end - 1.0
+        return (self._area(end) - self._area(begin)) / (end - begin)
+
+    def _area(self, moment: float) -> float:
+        place = (moment - self.begin) / MINUTE
+        if place <= 0:
+            return place * self.areas[1]
+        index = int(place)
+        if index >= len(self.loads):
+            return self.areas[-1] + (place - len(self.loads)) * (self.areas[-1] - self.areas[-2])
+        return self.areas[index] + (place - index) * (self.areas[index + 1] - self.areas[index])
+
+
+def from_csv(lines: Iterable[str]) -> Trace:
+    """A trace from CSV with the columns ``time`` (seconds or ISO 8601) and ``load`` (requests in service).
+
+    A value holds until the next one. Values more than a minute apart are points on a line: what comes every
+    five minutes or every hour is a sampled curve, not a stair.
+
+    :raises TraceError: naming the line, the value and what to do.
+    """
+    reader = csv.reader(lines)
+    try:
+        head = [name.strip().lower() for name in next(reader)]
+    except StopIteration:
+        raise TraceError("the trace is empty: give CSV with the head 'time,load' and at least two lines") from None
+    except csv.Error as exc:
+        raise TraceError(f"line 1: no CSV: {exc}") from exc
+    if head and head[0].startswith("\ufeff"):
+        head[0] = head[0][1:]
+    for name in ("time", "load"):
+        if name not in head:
+            raise TraceError(f"line 1: {','.join(head)[:80]!r} has no column {name!r}: begin the file with 'time,load'")
+    at, of = head.index("time"), head.index("load")
+    points: list[tuple[float, float]] = []
+    try:
+        for row in reader:
+            if not row or not "".join(row).strip():
+                continue
+            number = reader.line_num
+            if len(row) <= max(at, of):
+                raise TraceError(f"line {number}: {','.join(row)[:80]!r} lacks a column: give time and load")
+            moment, load = _time(row[at], number), _load(row[of], number)
+            if points and moment <= points[-1][0]:
+                raise TraceError(f"line {number}: time {row[at].strip()!r} is not after the line before: sort the lines by time, each once")
+            points.append((moment, load))
+    except csv.Error as exc:
+        raise TraceError(f"line {reader.line_num}: no CSV: {exc}") from exc
+    if len(points) < 2:
+        raise TraceError(f"only {len(points)} line(s) with a load: give at least two")
+    if (points[-1][0] - points[0][0]) / MINUTE > LONGEST_MINUTES:
+        raise TraceError(f"from {points[0][0]:.0f} to {points[-1][0]:.0f} are more than ten years: is 'time' in seconds?")
+    steps = sorted(later[0] - sooner[0] for sooner, later in zip(points, points[1:]))
+    usual = steps[len(steps) // 2]
+    spans = []
+    for (moment, load), (following, after) in zip(points, points[1:]):
+        spans += [(moment, following, load, load if following - moment <= MINUTE else after)]
+    last = points[-1]
+    spans.append((last[0], last[0] + min(usual, MINUTE), last[1], last[1]))
+    return _minutes(spans)
+
+
+def from_samples(samples: Iterable[Sample]) -> Trace:
+    """A trace from what a fleet's own checks saw; untrusted readings are gaps.
+
+    :raises TraceError: when no reading is usable.
+    """
+    spans = [
+        (one.taken - one.seconds, one.taken, one.load, one.load)
+        for one in samples
+        if one.trusted and one.seconds > 0
+    ]
+    if not spans:
+        raise TraceError("the ledger holds no trusted sample yet: let the trigger run for a while")
+    return _minutes(spans)
+
+
+def _time(text: str, number: int) -> float:
+    text = text.strip()
+    try:
+        value = float(text)
+    except ValueError:
+        try:
+            moment = datetime.datetime.fromisoformat(text)
+        except ValueError:
+            raise TraceError(
+                f"line {number}: time {text[:40]!r} is neither a number of seconds nor ISO 8601: "
+                "write for example 2026-12-01T07:30:00+01:00"
+            ) from None
+        # Without a zone it is UTC: the trace of one machine must not depend on another's.
+        value = (moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.timezone.utc)).timestamp()
+    if not math.isfinite(value):
+        raise TraceError(f"line {number}: time {text[:40]!r} is no time: give seconds or ISO 8601")
+    return value
+
+
+def _load(text: str, number: int) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        raise TraceError(f"line {number}: load {text.strip()[:40]!r} is no load: give requests in service, 0 or more")
+    return value
+
+
+def _minutes(spans: Sequence[tuple[float, float, float, float]]) -> Trace:
+    """Minutes from spans (begin, end, load at the begin, load at the end), each a piece of a line."""
+    begin = spans[0][0]
+    count = max(1, math.ceil((max(span[1] for span in spans) - begin) / MINUTE - 1e-6))
+    area, time = [0.0] * count, [0.0] * count
+    for first, last, low, high in spans:
+        place = first
+        while place < last - 1e-6:
+            index = int((place - begin) / MINUTE + 1e-9)
+            if index < 0:
+                place = begin
+                continue
+            if index >= count:
+                break
+            until = min(last, begin + (index + 1) * MINUTE)
+            middle = ((place + until) / 2 - first) / (last - first)
+            area[index] += (low + (high - low) * middle) * (until - place)
+            time[index] += until - place
+            place = until
+    # A minute of which less than half was seen is not known, unless it is the last.
+    loads = [a / t if t >= MINUTE / 2 or t > 0 and i == count - 1 else None for i, (a, t) in enumerate(zip(area, time))]
+    return Trace(begin, loads)

@@ -1,0 +1,262 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Our policy against documented autoscalers and an oracle, on traces of six shapes.
+
+    scripts/bench policies --seeds 30 [--scaling trend=scale_out,max_step_out=10,max_step_in=auto,max_draining=auto]
+
+Under-provisioned time and node-hours of every policy at each of its settings, so that each shows its best curve. Needed at a
+moment: ceil(one-minute load / (workers x 0.85)), at least the minimum. The oracle knows the future (see ``elasticity.oracle``).
+Ours runs the production code, sees no more than the others, and has learnt its weekly shape from the three weeks before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import rivals
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling import elasticity, forecast
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import Model, simulate
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.trace import Trace
+from measure import RESULTS, report, say
+from traces import SHAPES, WEEK, WORKERS, generate
+
+LAUNCHES = (30, 60, 180, 300)
+LEAST, MOST = 2, 60
+DEFAULT = "0.7"
+# Begins on a Monday at 00:00 UTC.
+BEGIN = 345600.0 + 2000 * WEEK * 60
+OURS = "moodle-fleet"
+STATIC_SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+def measures(supply: np.ndarray, demand: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(under-provisioned seconds, instability) of supplies (steps, ...) for one demand (minutes)."""
+    shape = (len(demand), rivals.MINUTE_STEPS) + (1,) * (supply.ndim - 1)
+    need = np.repeat(demand, rivals.MINUTE_STEPS).reshape((-1,) + shape[2:])
+    under = (supply < need).sum(axis=0) * rivals.STEP
+    minutes = supply[rivals.MINUTE_STEPS - 1::rivals.MINUTE_STEPS]
+    turns = np.sign(np.diff(minutes, axis=0)) != np.sign(np.diff(demand)).reshape((-1,) + shape[2:])
+    return under, turns.mean(axis=0)
+
+
+def slots(history: Sequence[float], begin: float) -> dict[int, float]:
+    """What a ledger would have kept of the weeks before."""
+    first = int(begin - 60 * len(history))
+    each = forecast.SLOT // 60
+    return {
+        first + forecast.SLOT * i: sum(history[each * i:each * (i + 1)]) / each for i in range(len(history) // each)
+    }
+
+
+def ours(job: tuple[str, int, int, Sequence[float], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Our policy on one trace with one launch time, at each of its targets."""
+    name, seed, launch, targets, scaling = job
+    trace = generate(name, seed)
+    demand = elasticity.needed(trace.loads, WORKERS, LEAST)
+    known = slots(trace.history, BEGIN)
+    rows = []
+    for target in targets:
+        policy = Policy.from_settings({"min_nodes": LEAST, "max_nodes": MOST, "workers": WORKERS, "target": target,
+                                       **({"scale_out_above": 0.85} if target * 1.1 > 0.85 else {}), **scaling})
+        run = simulate(policy, Trace(BEGIN, trace.loads), Model(launch_seconds=launch), slots=known)
+        found = elasticity.elasticity(demand, BEGIN, run.supply)
+        rows.append({"shape": name, "launch": launch, "seed": seed, "policy": OURS, "setting": f"{target:g}",
+                     "hours": run.node_hours, "under": found.under_provisioned_seconds, "instability": found.instability})
+    return rows
+
+
+def others(job: tuple[str, str, int]) -> list[dict[str, Any]]:
+    """One rival, or the oracle and fixed fleets, on all seeds of a shape with every launch time."""
+    name, rival, seeds = job
+    traces = [generate(name, seed) for seed in range(seeds)]
+    demands = [np.array(elasticity.needed(trace.loads, WORKERS, LEAST)) for trace in traces]
+    rows = []
+
+    def add(policy: str, setting: str, seed: int, launch: int, hours: float, under: float, instability: float) -> None:
+        rows.append({"shape": name, "launch": launch, "seed": seed, "policy": policy, "setting": setting,
+                     "hours": float(hours), "under": float(under), "instability": float(instability)})
+
+    if rival in rivals.RIVALS:
+        loads = np.array([trace.loads for trace in traces])
+        history = np.array([trace.history for trace in traces])
+        supply, hours = rivals.run(rival, loads, history, LAUNCHES, WORKERS, LEAST, MOST)
+        for seed, demand in enumerate(demands):
+            under, unstable = measures(supply[:, seed], demand)
+            for place, launch in enumerate(LAUNCHES):
+                for index, setting in enumerate(rivals.RIVALS[rival]):
+                    add(rival, "/".join(f"{value:g}" for value in setting), seed, launch, hours[seed, place, index],
+                        under[place, index], unstable[place, index])
+        return rows
+    for seed, demand in enumerate(demands):
+        peak = int(demand.max())
+        for launch in LAUNCHES:
+            for share in STATIC_SHARES:
+                size = max(LEAST, round(share * peak))
+                add("static", f"{share:g}", seed, launch, size * len(demand) / 60, float((demand > size).sum() * 60),
+                    float((np.diff(demand) != 0).mean()))
+            add("oracle", "", seed, launch, elasticity.oracle(demand.tolist(), launch), 0.0, 0.0)
+    return rows
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points of (node-hours, lack) that no other is better than, by rising node-hours."""
+    best: list[tuple[float, float]] = []
+    for hours, under in sorted(points):
+        if not best or under < best[-1][1]:
+            best.append((hours, under))
+    return best
+
+
+def at_hours(points: Sequence[tuple[float, float]], hours: float) -> float:
+    """The least lack on a front at so many node-hours, between two settings on the line; nan below its cheapest."""
+    line = front(points)
+    if hours < line[0][0]:
+        return float("nan")
+    for (low, more), (high, less) in zip(line, line[1:]):
+        if low <= hours <= high:
+            return more + (less - more) * (hours - low) / (high - low)
+    return line[-1][1]
+
+
+def judge(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+    """Tables of curves and of goals, and the sentences on whether they are reached."""
+    mean: dict[tuple[str, int, str, str], list[float]] = {}
+    for row in rows:
+        cell = mean.setdefault((row["shape"], row["launch"], row["policy"], row["setting"]), [0.0, 0.0, 0.0, 0.0])
+        for place, value in enumerate((row["hours"], row["under"], row["instability"], 1.0)):
+            cell[place] += value
+    average = {key: (h / n, u / n, i / n) for key, (h, u, i, n) in mean.items()}
+    goals, curves = [], []
+    weekly = {name for name, (_function, rhythm) in SHAPES.items() if rhythm}
+    wins = 0
+    names = [*rivals.RIVALS, "static"]
+    totals: dict[str, list[float]] = {}
+    for name in SHAPES:
+        minutes = len(generate(name, 0).loads)
+        for launch in LAUNCHES:
+            if (name, launch, OURS, DEFAULT) not in average:
+                continue
+            hours, under, unstable = average[name, launch, OURS, DEFAULT]
+            best_hours = average[name, launch, "oracle", ""][0]
+            found = {
+                rival: at_hours([value[:2] for key, value in average.items() if key[:3] == (name, launch, rival)], hours)
+                for rival in names
+            }
+            known = {rival: value for rival, value in found.items() if not math.isnan(value)}
+            rival = min(known, key=lambda one: known[one]) if known else "-"
+            lack = known.get(rival, float("nan"))
+            # Each at the setting that costs about the same: one that never shrinks is calm, and so is one that is always late.
+            calm = min(
+                min((abs(value[0] - hours), value[2]) for key, value in average.items() if key[:3] == (name, launch, rival))[1]
+                for rival in rivals.RIVALS if rival != "predictive"
+            )
+            half = under <= lack / 2 or under == 0
+            wins += half
+            for one, value in known.items():
+                totals.setdefault(one, []).append(value)
+            totals.setdefault(OURS, []).append(under)
+            goals.append({
+                "shape": name, "launch s": launch, "of oracle": hours / best_hours, "under %": under / minutes / 0.6,
+                "best other": rival, "its under % at these hours": lack / minutes / 0.6, "half": "yes" if half else "NO",
+                "instability": unstable, "calmest reactive": calm,
+                "weekly goal": "" if name not in weekly else "yes" if under <= 0.01 * minutes * 60 and hours <= 1.25 * best_hours else "NO",
+            })
+            for key, value in average.items():
+                if key[:2] == (name, launch):
+                    curves.append({"shape": name, "launch s": launch, "policy": key[2], "setting": key[3], "of oracle": value[0] / best_hours,
+                                   "under %": value[1] / minutes / 0.6, "instability": value[2]})
+    pairs = dominated = 0
+    mine = {(row["shape"], row["launch"], row["seed"]): row for row in rows if row["policy"] == OURS and row["setting"] == DEFAULT}
+    for row in rows:
+        if row["policy"] in (OURS, "oracle"):
+            continue
+        own = mine[row["shape"], row["launch"], row["seed"]]
+        pairs += 1
+        dominated += row["hours"] <= own["hours"] and row["under"] <= own["under"] and (row["hours"] < own["hours"] or row["under"] < own["under"])
+    mean_all = {one: sum(values) / len(values) for one, values in totals.items() if len(values) == len(totals[OURS])}
+    rest = {one: value for one, value in mean_all.items() if one != OURS}
+    over = min(rest, key=lambda one: rest[one]) if rest else "-"
+    notes = [
+        f"At equal node-hours at most half the best other's under-provisioned time: {wins} of {len(goals)} shapes and launch times"
+        + (f"; over all of them {mean_all[OURS]:.0f} s against {rest[over]:.0f} s of the best single one ({over}), mean per trace." if rest else "."),
+        f"Dominated (no more node-hours and no more lack) in {dominated} of {pairs} pairs, {dominated / max(1, pairs):.2%}.",
+        f"Calmer than every reactive one at about the same node-hours: {sum(g['instability'] < g['calmest reactive'] for g in goals)} of {len(goals)}.",
+        f"Weekly goal (lack at most 1 %, at most 1.25 of the oracle): {sum(g['weekly goal'] == 'yes' for g in goals)} of "
+        f"{sum(g['weekly goal'] != '' for g in goals)}.",
+    ]
+    return goals, curves, notes
+
+
+def settings_of(given: argparse.Namespace) -> dict[str, Any]:
+    """What ``--scaling`` asks for; numbers are numbers, the rest are words. A wrong setting ends the run at once."""
+    scaling: dict[str, Any] = {}
+    for key, text in given.scaling.items():
+        try:
+            scaling[key] = float(text)
+        except ValueError:
+            scaling[key] = text
+    try:
+        Policy.from_settings({"max_nodes": MOST, **scaling})
+    except ValueError as exc:
+        raise SystemExit(f"--scaling: {exc}") from exc
+    return scaling
+
+
+def exam(scaling: dict[str, Any]) -> list[dict[str, Any]]:
+    """A tenfold start at a scheduled time with 300 s of launch, against the same day without the exam's schedule and the oracle."""
+    base, begin, minutes = 16.0, 9 * 60, 90
+    loads = [base * (10.0 if begin <= minute < begin + minutes else 1.0) for minute in range(1440)]
+    demand = elasticity.needed(loads, WORKERS, LEAST)
+    peak = max(one for one in demand if one is not None)
+    rows = []
+    tall = {"min_nodes": LEAST, "max_nodes": MOST, "workers": WORKERS, **scaling}
+    # A launch of 300 s, and up to four doublings of 75 s each until the last of them begins.
+    start, end = begin - 10, begin + minutes
+    entry = {"name": "exam", "nodes": peak, "from": f"{start // 60:02d}:{start % 60:02d}", "until": f"{end // 60:02d}:{end % 60:02d}"}
+    for label, settings in (("without schedule", tall), ("scheduled", {**tall, "schedule": [entry]})):
+        run = simulate(Policy.from_settings(settings), Trace(BEGIN, loads), Model(launch_seconds=300))
+        found = elasticity.elasticity(demand, BEGIN, run.supply)
+        rows.append({"tenfold exam": label, "under-provisioned s": found.under_provisioned_seconds, "node-hours": run.node_hours})
+    rows.append({"tenfold exam": "oracle", "under-provisioned s": 0.0, "node-hours": elasticity.oracle(demand, 300)})
+    return rows
+
+
+def main(_fleet: object, given: argparse.Namespace) -> None:
+    """The benchmark `policies`."""
+    begun = time.monotonic()
+    scaling = settings_of(given)
+    unknown = sorted(set(given.shapes) - set(SHAPES))
+    if unknown:
+        raise SystemExit(f"--shapes: {unknown[0]!r} is unknown; known: {', '.join(SHAPES)}")
+    shapes = [name for name in SHAPES if not given.shapes or name in given.shapes]
+    jobs = [(name, seed, launch, given.targets, scaling) for name in shapes for launch in LAUNCHES for seed in range(given.seeds)]
+    rows: list[dict[str, Any]] = []
+    with multiprocessing.Pool(os.cpu_count()) as pool:
+        for found in pool.imap_unordered(others, [(name, rival, given.seeds) for name in shapes for rival in (*rivals.RIVALS, "fixed")]):
+            rows += found
+        say(f"  the others are done ({time.monotonic() - begun:.0f} s)")
+        for number, found in enumerate(pool.imap_unordered(ours, jobs), 1):
+            rows += found
+            if number % 100 == 0:
+                say(f"  {number} of {len(jobs)} traces of ours ({time.monotonic() - begun:.0f} s)")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    with (RESULTS / "policies_all.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    goals, curves, notes = judge(rows)
+    report("policies_curves", "Every policy at every setting (means over the seeds)", curves)
+    report("policies", f"Ours at its default target against the best other at equal node-hours, {given.seeds} seeds", goals,
+           [*notes, f"Ours with {', '.join(f'{key} {value}' for key, value in given.scaling.items()) or 'the defaults'}.",
+            f"{len(jobs)} traces of ours at {len(given.targets)} targets, {time.monotonic() - begun:.0f} s."])
+    report("policies_exam", "A tenfold exam start, launch 300 s", exam(scaling))

@@ -1,0 +1,217 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import Outcome, RunResult, run
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling import elasticity, simulate as module
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import SLOT
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import Model, replay, simulate
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import Survey
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.trace import Trace
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Decision, Sample
+from ansible_collections.elearning.moodle_fleet.tests.unit.plugins.module_utils._scaling.world import FAULTS, World
+
+BEGIN = 345600.0  # a Monday, 00:00 UTC
+DEFAULT = Policy(max_nodes=40, workers=8)
+POLICY = Policy(max_nodes=40, workers=8, max_step_out=10, max_step_in="auto", max_draining="auto", trend="scale_out")
+STEADY = dataclasses.replace(POLICY, forecast="off")
+
+
+def day(minute: int) -> float:
+    hour = minute % 1440 / 60
+    return 8 + 60 * math.exp(-0.5 * ((hour - 12) / 3) ** 2)
+
+
+def serving(run_: module.Run, moment: float) -> int:
+    return [count for when, count in run_.supply if when <= moment][-1]
+
+
+def lack(policy: Policy, loads: list[float], run_: module.Run) -> float:
+    return elasticity.elasticity(elasticity.needed(loads, policy.workers, policy.min_nodes), BEGIN, run_.supply).under_provisioned_seconds
+
+
+def test_a_fleet_follows_the_day_and_costs_what_it_ran() -> None:
+    loads = [day(minute) for minute in range(1440)]
+    result = simulate(POLICY, Trace(BEGIN, loads), Model(launch_seconds=60))
+    assert serving(result, BEGIN + 3 * 3600) == 2
+    assert 11 <= serving(result, BEGIN + 12 * 3600) <= 13
+    assert lack(POLICY, loads, result) == 0
+    supply = [*result.supply, (BEGIN + 86400, 0)]
+    served = sum(count * (after - when) for (when, count), (after, _next) in zip(supply, supply[1:])) / 3600
+    # Paid for beyond service: launches of a minute, and drains with their run, at most as long as another check later.
+    assert served < result.node_hours < served + result.launched * (60 + 60) / 3600
+    best = elasticity.oracle(elasticity.needed(loads, 8, 2), 60)
+    assert best < result.node_hours < 1.25 * best
+
+
+@pytest.mark.parametrize(("busy", "swing"), [(0.7, 0.1), (0.6, 0.2)])
+def test_a_steady_fleet_does_not_flap_in_noise(busy: float, swing: float) -> None:
+    chance = random.Random(1)
+    # Two nodes of eight workers; never busier than the dead band allows, so no third one is needed.
+    loads = [16 * busy * chance.uniform(1 - swing, 1 + swing) for _minute in range(1440)]
+    result = simulate(DEFAULT, Trace(BEGIN, loads))
+    assert (result.launched, result.decisions) == (0, [])
+    # Whoever lets the trend add nodes buys calm for short peaks with them: this is why it is not the default.
+    assert simulate(dataclasses.replace(DEFAULT, trend="scale_out"), Trace(BEGIN, loads)).launched > 0
+
+
+def test_a_trend_that_is_only_told_changes_no_step() -> None:
+    chance = random.Random(2)
+    trace = Trace(BEGIN, [day(minute) * chance.uniform(0.8, 1.2) for minute in range(1440)])
+    told, off = simulate(DEFAULT, trace), simulate(dataclasses.replace(DEFAULT, trend="off"), trace)
+    assert (told.supply, told.node_hours) == (off.supply, off.node_hours)
+    assert told.launched > 3
+
+
+def test_a_fleet_shrinks_by_one_drained_node_at_a_time_by_default() -> None:
+    seen: list[tuple[int, int]] = []
+
+    def watch(_now: float, _sample: Sample, decision: Decision, survey_: Survey) -> None:
+        seen.append((decision.size - decision.desired, len(survey_.of("draining", "drained"))))
+
+    simulate(DEFAULT, Trace(BEGIN, [80.0] * 30 + [8.0] * 120), Model(drain_seconds=400), watch=watch)
+    assert max(down for down, _leaving in seen) == 1
+    assert max(leaving for _down, leaving in seen) == 1
+
+
+def test_launch_time_and_lag_cost_exactly_what_they_are() -> None:
+    loads = [20.0] * 60 + [60.0] * 60
+    for launch, lag in ((60, 0), (300, 0), (300, 30)):
+        result = simulate(STEADY, Trace(BEGIN, loads), Model(launch_seconds=launch, metric_lag=lag))
+        # Seen by the check a quarter of a minute later, and then it takes a launch.
+        assert lack(STEADY, loads, result) == 15 + lag + launch
+
+
+def test_a_run_keeps_other_checks_away() -> None:
+    times: list[float] = []
+    loads = [20.0] * 10 + [60.0] * 4
+    simulate(STEADY, Trace(BEGIN, loads), Model(launch_seconds=30), watch=lambda now, *_rest: times.append(now))
+    apart = {later - sooner for sooner, later in zip(times, times[1:])}
+    assert apart == {15.0, 45.0}
+    assert times[[b - a for a, b in zip(times, times[1:])].index(45.0)] == BEGIN + 615
+
+
+def test_failed_launches_are_replaced_and_dead_nodes_too() -> None:
+    loads = [50.0] * 2880
+    result = simulate(STEADY, Trace(BEGIN, loads), Model(launch_seconds=60, launch_failures=0.3, node_life=30.0, seed=4))
+    assert result.failed >= 3
+    assert result.launched > result.failed
+    assert serving(result, BEGIN + 2880 * 60) >= 8
+    assert lack(STEADY, loads, result) < 0.1 * 2880 * 60
+
+
+def test_gaps_are_untrusted_and_shrink_nothing() -> None:
+    seen: list[tuple[float, bool, str]] = []
+    loads: list[float | None] = [60.0] * 60 + [None] * 60 + [60.0] * 10
+    result = simulate(STEADY, Trace(BEGIN, loads), watch=lambda now, s, d, _v: seen.append((now, s.trusted, d.direction)))
+    blind = [direction for now, trusted, direction in seen if not trusted]
+    assert len(blind) == 240 and set(blind) == {"none"}
+    assert {count for _when, count in result.supply} == {11}
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    trace = Trace(BEGIN, [day(minute) for minute in range(1440)])
+    model = Model(launch_failures=0.2, node_life=20.0, seed=3)
+    assert simulate(POLICY, trace, model) == simulate(POLICY, trace, model)
+    assert simulate(POLICY, trace, model).supply != simulate(POLICY, trace, dataclasses.replace(model, seed=4)).supply
+
+
+def test_a_survey_that_is_used_again_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(2)
+    trace = Trace(BEGIN, [day(minute) * chance.uniform(0.8, 1.2) for minute in range(1440)])
+    fast = simulate(POLICY, trace, Model(node_life=40.0))
+    monkeypatch.setattr(Survey, "at_rest", property(lambda _self: False))
+    assert simulate(POLICY, trace, Model(node_life=40.0)) == fast
+
+
+def test_the_forecast_is_there_before_an_exam_that_comes_every_week() -> None:
+    week = [10.0] * (9 * 60) + [100.0] * 60 + [10.0] * (14 * 60)
+    slots = {int(BEGIN) - back * 7 * 86400 + SLOT * i: week[5 * i] for back in (1, 2, 3) for i in range(288)}
+    trace = Trace(BEGIN, week)
+    model = Model(launch_seconds=300)
+    late, ahead = simulate(POLICY, trace, model), simulate(POLICY, trace, model, slots=slots)
+    assert (lack(POLICY, week, late), lack(POLICY, week, ahead)) == (315.0, 0.0)
+    assert ahead.node_hours < 1.1 * late.node_hours
+    # Only told, it changes nothing; and it never takes a node away by itself.
+    told = simulate(dataclasses.replace(POLICY, forecast="recommend"), trace, model, slots=slots)
+    assert told.supply == late.supply
+    empty = {begin: 0.0 for begin in slots}
+    assert simulate(POLICY, trace, model, slots=empty).supply == late.supply
+
+
+def test_a_year_needs_few_calls() -> None:
+    """What the speed depends on, without a clock: a fleet at rest is surveyed once, not at every check."""
+    calls = [0]
+    original = module.survey
+
+    def counting(*arguments: Any, **more: Any) -> Survey:
+        calls[0] += 1
+        return original(*arguments, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "survey", counting)
+        result = simulate(POLICY, Trace(BEGIN, [day(minute) for minute in range(4 * 1440)]), Model(interval=60))
+    assert calls[0] < result.checks / 5
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_a_recorded_run_replays_to_identical_decisions(number: int, tmp_path: Path) -> None:
+    """The ledger of real checks, with faults, pauses, dead nodes and a person's wishes, gives every decision again."""
+    chance = random.Random(number)
+    policy = Policy(max_nodes=8, scale_in_window=120, cooldown_in=60, schedule=())
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    world = World(policy, ledger, size=3, load=8.0)
+    decisions = []
+
+    def act(outcome: Outcome) -> RunResult:
+        return world.act(outcome)
+
+    for index in range(60):
+        world.pass_time(chance.choice((15, 15, 15, 60)))
+        world.load = max(0.0, world.load + chance.choice((0, 0, 1, 2, -2, 9, -9)))
+        world.fault = chance.choice(tuple(FAULTS)) if chance.random() < 0.1 else ""
+        world.cloud_down = chance.random() < 0.05
+        world.balancer_down = chance.random() < 0.05
+        if chance.random() < 0.05:
+            ledger.pause(chance.choice(("all", "in")), "test", world.now, world.now + 200)
+        if chance.random() < 0.05:
+            ledger.resume(world.now)
+        if chance.random() < 0.05 and world.nodes:
+            world.kill(sorted(world.nodes)[0])
+        if chance.random() < 0.1 and world.nodes:
+            world.notices[sorted(world.nodes)[-1]] = world.now + chance.choice((60.0, 300.0, 4000.0))
+        sources = world.sources
+        if chance.random() < 0.1:
+            sources = dataclasses.replace(sources, saturated=lambda: {"database": "all connections in use"})
+        # Only to grow: a person may shrink in spite of doubtful metrics, which the world takes for a fault.
+        manual = policy.max_nodes if chance.random() < 0.05 else None
+        decisions.append(run(policy, ledger, sources, act, manual=manual).decision)
+    again = replay(policy, ledger.recorded(batch=7), ledger.all_pauses())
+    assert again.differences == []
+    assert again.identical == again.checks
+    assert again.checks + again.skipped == 60
+    assert again.checks > 40
+    assert len({decision.desired for decision in decisions}) > 2
+
+
+def test_a_replay_under_another_policy_tells_the_difference(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    world = World(Policy(max_nodes=8), ledger, size=3, load=8.0)
+    for load in (8.0, 8.0, 20.0, 20.0):
+        world.load = load
+        world.pass_time(15)
+        world.check()
+    again = replay(Policy(max_nodes=8, target=0.4), ledger.recorded(), ledger.all_pauses())
+    assert again.differences
+    assert any(now.recommended > was.recommended for _number, was, now in again.differences)

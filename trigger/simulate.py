@@ -1,0 +1,182 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The command ``moodle-fleet simulate``: reads a trace, lets a simulated fleet follow it, and says how well that went."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling import elasticity, queueing
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import (
+    Model,
+    Replay,
+    Run,
+    replay,
+    simulate,
+)
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.trace import (
+    Trace,
+    TraceError,
+    from_csv,
+    from_samples,
+)
+
+SQLITE = b"SQLite format 3\0"
+SHOWN_DECISIONS = 20
+HOLD = 600.0
+
+
+def read(path: Path, policy: Policy) -> tuple[Trace, Replay | None]:
+    """The trace of a CSV file, or of a ledger together with its decisions made again.
+
+    :raises TraceError: naming file, place and remedy.
+    """
+    try:
+        with open(path, "rb") as handle:
+            ledger = handle.read(len(SQLITE)) == SQLITE
+    except OSError as exc:
+        raise TraceError(f"{path}: can't be read: {exc.strerror}: give a CSV file with 'time,load' or a ledger") from exc
+    try:
+        if ledger:
+            with Ledger(path) as book:
+                again = replay(policy, book.recorded(), book.all_pauses())
+                return from_samples(sample for _row, sample in book.recorded()), again
+        with open(path, encoding="utf-8-sig", newline="") as text:
+            return from_csv(text), None
+    except UnicodeDecodeError as exc:
+        raise TraceError(f"{path}: is not text: give CSV in UTF-8 with 'time,load', or a ledger") from exc
+    except TraceError as exc:
+        raise TraceError(f"{path}: {exc}") from exc
+
+
+def result(policy: Policy, trace: Trace, model: Model, run: Run, again: Replay | None, *, patience: float, price: float | None) -> dict[str, Any]:
+    """Everything that can be said of a run, as plain data. Shares are from 0 to 1."""
+    demand = elasticity.needed(trace.loads, policy.workers, policy.min_nodes)
+    measures = elasticity.elasticity(demand, trace.begin, run.supply)
+    best = elasticity.oracle(demand, model.launch_seconds, HOLD)
+    hours = len(trace.loads) / 60
+    fleets = elasticity.static_fleets(demand)
+    waited = queueing.waiting(_served(policy, trace, run), model.service_seconds, patience)
+    peak = fleets[-1][0] if fleets else policy.min_nodes
+    # The smallest fixed fleet that lacks no more often than this one did.
+    like = next((size for size, lack in fleets if lack <= measures.under_provisioned_share), peak)
+    data: dict[str, Any] = {
+        **asdict(measures),
+        "node_hours": run.node_hours,
+        "oracle_node_hours": best,
+        "static_peak_nodes": peak,
+        "static_peak_node_hours": peak * hours,
+        "static_equal_nodes": like,
+        "static_equal_node_hours": like * hours,
+        "minutes": len(trace.loads),
+        "gap_minutes": sum(load is None for load in trace.loads),
+        "begin": trace.begin,
+        "checks": run.checks,
+        "launched": run.launched,
+        "launch_failures": run.failed,
+        "waiting": asdict(waited),
+        "model": {**asdict(model), "patience": patience, "hold": HOLD},
+        "decisions": [{"time": one.time, **one.decision.to_data()} for one in run.decisions],
+    }
+    if price is not None:
+        data["cost"] = {
+            name: round(price * data[key], 2)
+            for name, key in (("fleet", "node_hours"), ("oracle", "oracle_node_hours"),
+                              ("static_peak", "static_peak_node_hours"), ("static_equal", "static_equal_node_hours"))
+        }
+    if again is not None:
+        data["replay"] = {
+            "checks": again.checks, "identical": again.identical, "skipped": again.skipped,
+            "differences": [
+                {"check": number, "recorded": was.to_data(), "now": now.to_data()}
+                for number, was, now in again.differences[:SHOWN_DECISIONS]
+            ],
+        }
+    return data
+
+
+def _served(policy: Policy, trace: Trace, run: Run) -> list[tuple[float, float]]:
+    """(load, workers in service) of each known minute; of a change within a minute the mean counts."""
+    rows: list[tuple[float, float]] = []
+    place, have, supply = 0, run.supply[0][1], run.supply
+    for index, load in enumerate(trace.loads):
+        begin = trace.begin + 60 * index
+        area, moment = 0.0, begin
+        while place + 1 < len(supply) and supply[place + 1][0] < begin + 60:
+            place += 1
+            area += have * (supply[place][0] - moment)
+            moment, have = supply[place][0], supply[place][1]
+        area += have * (begin + 60 - moment)
+        if load is not None:
+            rows.append((load, area / 60 * policy.workers))
+    return rows
+
+
+def run_command(fleet_name: str, policy: Policy, arguments: Any) -> tuple[dict[str, Any], str]:
+    """Simulate as the command line asks; the result as data and, for people, as text."""
+    trace, again = read(arguments.trace, policy)
+    model = Model(
+        launch_seconds=arguments.launch_seconds, drain_seconds=arguments.drain_seconds, interval=arguments.interval,
+        metric_lag=arguments.metric_lag, launch_failures=arguments.launch_failures, node_life=arguments.node_life,
+        service_seconds=arguments.service_seconds, seed=arguments.seed,
+    )
+    begun = time.perf_counter()
+    outcome = simulate(policy, trace, model)
+    seconds = time.perf_counter() - begun
+    data = result(policy, trace, model, outcome, again, patience=arguments.patience, price=arguments.price)
+    if arguments.plot:
+        from ansible_collections.elearning.moodle_fleet.trigger.chart import simulation_page
+
+        page = simulation_page(fleet_name, policy, trace, outcome, data)
+        try:
+            arguments.plot.write_text(page, encoding="utf-8")
+        except OSError as exc:
+            raise TraceError(f"--plot {arguments.plot}: can't be written: {exc.strerror}: give another file") from exc
+    return data, _text(fleet_name, data, seconds)
+
+
+def _text(name: str, data: Mapping[str, Any], seconds: float) -> str:
+    waited, model = data["waiting"], data["model"]
+    hours, days = data["node_hours"], data["minutes"] / 1440
+    lines = [
+        f"Fleet {name}: {days:.1f} days in {data['checks']} checks, {seconds:.1f} s; launch {model['launch_seconds']:g} s, "
+        f"check every {model['interval']:g} s",
+        f"Under-provisioned {data['under_provisioned_share']:.3%} of the time ({data['under_provisioned_seconds']:.0f} s), "
+        f"accuracy {data['under_provisioning_accuracy']:.3%}",
+        f"Over-provisioned  {data['over_provisioned_share']:.1%} of the time, accuracy {data['over_provisioning_accuracy']:.1%}",
+        f"Instability {data['instability']:.1%}, jitter {data['jitter']:+.2f} changes an hour, {len(data['decisions'])} decisions, "
+        f"{data['launched']} launches ({data['launch_failures']} failed)",
+        f"Requests {waited['requests']:.0f}: {waited['lost']:.0f} turned away, mean wait {waited['mean_seconds'] * 1000:.1f} ms, "
+        f"{waited['over_a_second_share']:.3%} waited over a second",
+        f"Node-hours {hours:.1f}: {_ratio(hours, data['oracle_node_hours'])} the oracle's {data['oracle_node_hours']:.1f}, "
+        f"{_ratio(hours, data['static_peak_node_hours'])} those of {data['static_peak_nodes']} nodes that are never too few "
+        f"({data['static_peak_node_hours']:.1f})",
+    ]
+    if "cost" in data:
+        lines.append("Cost: " + ", ".join(f"{what.replace('_', ' ')} {value:.2f}" for what, value in data["cost"].items()))
+    if "replay" in data:
+        again = data["replay"]
+        lines.append(f"Recorded decisions made again: {again['identical']} of {again['checks']} identical"
+                     + (f", {again['skipped']} without their inputs" if again["skipped"] else ""))
+        lines += [
+            f"  check {one['check']}: recorded {one['recorded']['desired']}, now {one['now']['desired']}"
+            for one in again["differences"]
+        ]
+    shown: Sequence[Mapping[str, Any]] = data["decisions"][-SHOWN_DECISIONS:]
+    if shown:
+        lines.append(f"The last {len(shown)} of {len(data['decisions'])} decisions:")
+    for one in shown:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(one["time"]))
+        lines.append(f"  {when} UTC  {one['size']} → {one['desired']}  {'; '.join(r['text'] for r in one['reasons'])}")
+    return os.linesep.join(lines)
+
+
+def _ratio(value: float, other: float) -> str:
+    return f"{value / other:.2f} ×" if other > 0 else "–"
