@@ -318,15 +318,17 @@ class Ledger:
         return float(row["at"] or 0.0)
 
     def intents(self, since: float) -> list[Intent]:
-        """Launches whose nodes were not all seen, and those announced lately."""
+        """Launches whose nodes were not all seen, and those that the cloud was asked for lately."""
         return [
             Intent(row["token"], row["count"], row["created"], row["check_id"], row["image"], row["node_release"],
-                   row["seen"], row["gone"])
+                   row["seen"], row["gone"], row["asked"] or 0.0)
             for row in self._rows(
                 "SELECT *, (SELECT count(DISTINCT node) FROM activities WHERE activities.token = intents.token"
-                " AND activities.status IN ('done', 'deadline') AND action IN ('drain', 'retire')) AS gone"
-                " FROM intents WHERE status = 'open' OR created >= ? ORDER BY created, token",
-                since,
+                " AND activities.status IN ('done', 'deadline') AND action IN ('drain', 'retire')) AS gone,"
+                " (SELECT max(planned) FROM activities WHERE activities.token = intents.token AND action = 'launch') AS asked"
+                " FROM intents WHERE status = 'open' OR created >= ? OR token IN"
+                " (SELECT token FROM activities WHERE action = 'launch' AND planned >= ?) ORDER BY created, token",
+                since, since,
             )
         ]
 

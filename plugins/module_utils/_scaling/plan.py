@@ -228,13 +228,18 @@ def _sick(
     bad = [view for view in survey.of("sick", "stranded") if not view.retiring and not view.held]
     if doubt:
         bad = [view for view in bad if not _missing(view)]
+    needed = max(policy.min_nodes, decision.desired)
     if any(reason.code == "many_sick" for reason in decision.reasons):
-        # A common cause would have hit the replacements too: once enough nodes serve, these go one by one.
+        # A common cause would have hit the replacements too: once enough nodes serve, these go one by one; and where there
+        # is no room for a replacement, as below.
         gone = [view for view in bad if view.node is not None and view.node.state == "failed"]
-        bad = gone or (bad[:1] if survey.serving >= max(policy.min_nodes, decision.desired) else [])
+        if gone or survey.serving >= needed:
+            bad = gone or bad[:1]
+        elif survey.existing < policy.max_nodes:
+            bad = []
     if not bad:
         return []
-    if survey.serving < max(policy.min_nodes, decision.desired):
+    if survey.serving < needed:
         if survey.existing < policy.max_nodes:
             notes.append(f"{', '.join(view.name for view in bad[:5])}: kept until the replacement serves")
             return []

@@ -224,7 +224,7 @@ def _unseen(intents: Sequence[Intent], nodes: Sequence[Node], settled: float) ->
     result = []
     for intent in intents:
         seen = visible(intent, nodes) + intent.gone
-        if intent.created < settled:
+        if max(intent.created, intent.asked) < settled:
             seen = max(intent.seen, seen)
         if seen < intent.count:
             result.append((intent, intent.count - seen))

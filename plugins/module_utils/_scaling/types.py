@@ -120,7 +120,8 @@ class Pause:
 class Intent:
     """A launch that was announced in the ledger before the cloud was asked for it.
 
-    ``seen`` of its nodes appeared, ``gone`` of them were terminated by a plan since.
+    ``seen`` of its nodes appeared, ``gone`` of them were terminated by a plan since. ``asked`` is when the cloud was last
+    asked for it, where that was more than once.
     """
 
     token: str
@@ -131,6 +132,7 @@ class Intent:
     release: str = ""
     seen: int = 0
     gone: int = 0
+    asked: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,8 @@ class MemoryLedger:
         for step in plan.steps:
             if step.action == "launch":
                 intent = Intent(step.token, step.count, started, check, step.image, step.release)
-                self._intents.setdefault(step.token, (intent, "open"))
+                first, status = self._intents.setdefault(step.token, (intent, "open"))
+                self._intents[step.token] = (replace(first, asked=started), status)
             elif step.token:
                 self._tokens[step.node] = step.token
             self._open.append((check, step.action, step.node, started))
@@ -109,7 +110,7 @@ class MemoryLedger:
 
     def intents(self, since: float) -> list[Intent]:
         gone = Counter(self._tokens.get(node, "") for node in self._gone)
-        found = [i for i, status in self._intents.values() if status == "open" or i.created >= since]
+        found = [i for i, status in self._intents.values() if status == "open" or max(i.created, i.asked) >= since]
         return [replace(i, gone=gone[i.token]) for i in found]
 
     def leaving(self, since: float) -> dict[str, float]:

@@ -58,6 +58,7 @@ class World:
         self.stale_nodes: tuple[float, list[Node]] | None = None
         self.read_stale = False
         self.told: dict[str, str] = {}
+        self.told_notices: dict[str, float] = {}
         self.calls = 0
         self.trap: tuple[int, str] | None = None
         self.points: Counter[tuple[str, str]] = Counter()
@@ -160,6 +161,7 @@ class World:
 
         result: list[Node] = self.call("cloud.nodes", work, CloudError)
         self.told = {node.name: node.state for node in result}
+        self.told_notices = {node.name: node.notice for node in result if node.notice}
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
             meanwhile()  # another controller does a whole check between this one's look and its plan
@@ -283,7 +285,8 @@ class World:
         self.call("balancer.remove", work)
 
     def _watch_loss(self, name: str, action: str) -> None:
-        if self.notices.get(name, self.now + 1000) - self.now <= NOTICE_DRAIN:
+        # By what this controller was told: an outdated answer may hold a notice that was taken back.
+        if 0 < self.told_notices.get(name, 0.0) - self.now <= NOTICE_DRAIN or name in self.notices and self.notices[name] - self.now <= NOTICE_DRAIN:
             return  # it ends anyway, and so it ends in peace
         # As the balancer knows it at this moment: what broke since its last health check nobody can know.
         serving = {
