@@ -122,7 +122,7 @@ def test_what_php_logs_for_a_tenant_is_in_the_tenants_file_alone(fleet: LocalFle
         # A list where a text is wanted ends in PHP's own error.
         assert fleet.visitor().get(fleet.url(tenant, "/local/write.php?client[]=x"), timeout=30).status_code == 500
     for tenant in TENANTS:
-        (program,) = {re.search(r" (tenant-\w+)\[", line)[1] for line in logged(fleet, tenant, "TypeError")}
+        (program,) = {re.search(r" (tenant-\w+)\[", line)[1] for line in logged(fleet, tenant, "of type string, array given")}
         assert program == f"tenant-{tenant}"
 
 
