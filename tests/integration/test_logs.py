@@ -40,5 +40,5 @@ def test_lines_wait_on_the_node_for_as_long_as_the_log_server_is_away(fleet: Loc
     while len(arrived) < LINES and time.monotonic() < deadline:
         time.sleep(1)
         text = on(logs, f"cat /var/log/moodle-fleet/{node}/absence.log 2>/dev/null || true")
-        arrived = {line.rsplit(": ", 1)[-1] for line in text.splitlines()}
+        arrived = {line.partition("] ")[2] for line in text.splitlines()}
     assert arrived == {f"line {number}." for number in range(1, LINES + 1)}
