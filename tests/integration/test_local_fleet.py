@@ -16,7 +16,10 @@ import time
 import pytest
 import requests
 
-from .conftest import PORT, TENANTS, LocalFleet, changed
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._secrets import derive
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.resp import Connection
+
+from .conftest import PORT, SECRET, TENANTS, LocalFleet, changed
 
 pytestmark = pytest.mark.slow
 
@@ -151,6 +154,25 @@ def test_no_secret_is_readable_by_everybody(fleet: LocalFleet) -> None:
             capture_output=True, text=True, check=False,
         )
         assert done.stdout.strip() in ("", "640 root:www-data"), (node.name, done.stdout)
+
+
+def test_the_lock_of_a_dead_request_is_taken_over_and_no_other(fleet: LocalFleet) -> None:
+    """A lock lives as long as the connection to Redis that took it: a crashed worker keeps no learner waiting."""
+    visitor, url = fleet.visitor(), fleet.url("acme")
+    assert visitor.get(url, timeout=30).status_code == 200
+    key = f"t:acme:s:{visitor.cookies['MoodleSession']}.lock"
+    [address] = fleet.addresses("cache").values()
+    password = derive(SECRET, "redis-admin", "fleet")
+    with Connection(address, 6379, "fleet_admin", password) as admin:
+        with Connection(address, 6379, "fleet_admin", password) as holder:
+            holder.call("SET", key, f"[pid 1 client {holder.call('CLIENT', 'ID')}] elsewhere:/", "EX", "60")
+            with pytest.raises(requests.ReadTimeout):
+                visitor.get(url, timeout=2)
+            assert "elsewhere" in admin.call("GET", key)
+        start = time.monotonic()
+        assert visitor.get(url, timeout=30).status_code == 200
+        assert time.monotonic() - start < 10, "the lock's expiry was waited for"
+        assert admin.call("EXISTS", key) == 0
 
 
 def test_a_killed_node_costs_no_failed_get(fleet: LocalFleet) -> None:

@@ -56,10 +56,10 @@ def test_courses_outlive_the_node_that_served_them(moodle: LocalFleet) -> None:
     # Whoever served the last page goes without a word.
     logs = next(iter(moodle.addresses("logs")))
     lines = subprocess.run(
-        ["podman", "exec", logs, "sh", "-c", "grep -H 'POST.*/course/edit.php' /var/log/moodle-fleet/*-web-*/nginx.log"],
+        ["podman", "exec", logs, "sh", "-c", "grep -H 'POST.*/course/edit.php' /var/log/moodle-fleet/*-web-*/nginx-access.log"],
         capture_output=True, text=True, check=True,
     ).stdout
-    served = re.search(r"moodle-fleet/([^/]+)/nginx.log", lines.splitlines()[-1])[1]
+    served = re.search(r"moodle-fleet/([^/]+)/nginx-access.log", lines.splitlines()[-1])[1]
     subprocess.run(["podman", "kill", "--signal", "KILL", served], check=True, capture_output=True)
     for tenant, browser in browsers.items():
         browser.open(moodle.url(tenant, "/course/index.php?categoryid=1"), timeout=60)

@@ -202,7 +202,7 @@ def test_a_node_leaves_with_nothing_lost(fleet: LocalFleet) -> None:
     # Every line that the node logged is at the log server, once.
     name = gone.pop()
     logs = next(iter(fleet.addresses("logs")))
-    read = ["exec", logs, "cat", f"/var/log/moodle-fleet/{name}/nginx.log"]
+    read = ["exec", logs, "cat", f"/var/log/moodle-fleet/{name}/nginx-access.log"]
     lines = fleet.cloud._podman_checked("read the logs", *read)
     assert len(seen.lines[name]) > 3
     assert [mark for mark in seen.lines[name] if lines.count(mark) != 1] == []

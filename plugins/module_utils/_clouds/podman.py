@@ -202,6 +202,8 @@ class PodmanDriver(CloudDriver):
         }
         ssh.write(self._folder(name) / "tags.json", json.dumps(dict(spec.tags), sort_keys=True))
         command = ["podman", "run", "--detach", "--systemd=always", f"--name={name}", f"--hostname={name}"]
+        # As systemd sets it on a server; with the kernel's own 10, HAProxy and others lose log lines.
+        command += ["--sysctl=net.unix.max_dgram_qlen=512"]
         command += [f"--network={self.network}", f"--ip={address}", f"--mac-address={mac_address(address)}"]
         command += [f"--label={LABEL}.{key}={value}" for key, value in labels.items()]
         command += [f"--volume={self._folder(name) / 'ssh'}:/etc/ssh/fleet:ro"]

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Sequence
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.definition import Tenant
 
-# What Moodle and PHP's session handler need, one by one: nothing that reads or changes the server. SCAN shows names of
-# keys, but Moodle needs it to end a site's sessions.
+# What Moodle and the recipe's session handler need, one by one: nothing that reads data of others or changes the server. SCAN
+# shows names of keys, but Moodle needs it to end a site's sessions. CLIENT LIST shows who is connected, and a session's
+# lock is free once its holder is not.
 COMMANDS = (
     "-@all",
-    *"+auth +echo +hello +ping +quit +reset +select +info +scan".split(),
+    *"+auth +echo +hello +ping +quit +reset +select +info +scan +client|id +client|list".split(),
     *"+multi +exec +discard +watch +unwatch +eval +evalsha".split(),
     *"+exists +type +del +unlink +expire +pexpire +expireat +pexpireat +persist +ttl +pttl".split(),
     *"+get +set +setex +psetex +setnx +getset +getdel +getex +mget +mset +append +strlen +incr +incrby +decr +decrby".split(),

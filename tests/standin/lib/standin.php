@@ -47,21 +47,11 @@ function site(): array {
     return rows("SELECT * FROM mdl_course WHERE format = 'site'")[0];
 }
 
-// PHP's own Redis handler, with the settings Moodle's handler takes.
+// The handler of the recipe, on what Moodle's own gives it.
 function start_session(): void {
     global $CFG;
-    [$user, $password] = is_array($CFG->session_redis_auth) ? $CFG->session_redis_auth : ['default', $CFG->session_redis_auth];
-    ini_set('session.save_handler', 'redis');
-    $scheme = empty($CFG->session_redis_encrypt) ? 'tcp' : 'tls';
-    ini_set('session.save_path', "$scheme://$CFG->session_redis_host:$CFG->session_redis_port?" . http_build_query([
-        'auth' => [$user, $password],
-        'prefix' => $CFG->session_redis_prefix,
-    ]));
-    ini_set('redis.session.locking_enabled', '1');
-    ini_set('redis.session.lock_expire', (string) $CFG->session_redis_lock_expire);
-    ini_set('redis.session.lock_wait_time', '100000');
-    ini_set('redis.session.lock_retries', (string) (10 * $CFG->session_redis_acquire_lock_timeout));
-    ini_set('session.gc_maxlifetime', '7200');
+    require_once __DIR__ . '/session.php';
+    (new $CFG->session_handler_class())->init();
     ini_set('session.use_strict_mode', '1');
     session_name('MoodleSession');
     session_start(['cookie_secure' => true, 'cookie_httponly' => true, 'cookie_samesite' => 'Lax', 'cookie_path' => '/']);
