@@ -140,6 +140,10 @@ $CFG = new stdClass();
         }
     });
 
+    if (PHP_SAPI !== 'cli') {
+        require $fleet['library'] . '/output.php';
+    }
+
     // Code comes from releases only, and programs from the recipe only.
     $cfg->disableupdateautodeploy = true;
     $cfg->disableupdatenotifications = true;
