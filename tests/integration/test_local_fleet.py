@@ -175,6 +175,24 @@ def test_the_lock_of_a_dead_request_is_taken_over_and_no_other(fleet: LocalFleet
         assert admin.call("EXISTS", key) == 0
 
 
+LOOKUPS = r"""
+require "/usr/lib/moodle-fleet/output.php";
+$CFG = (object) ["dirroot" => "/tmp/lookups/code", "dataroot" => "/tmp/lookups/data"];
+$files = ["$CFG->dirroot/a.svg", "$CFG->dataroot/pix_plugins/a.svg", "$CFG->dataroot/other/a.svg"];
+$see = fn() => array_map(core\output\file_exists(...), $files);
+$seen = [$see()];
+foreach ($files as $file) { mkdir(dirname($file), 0700, true); touch($file); }
+echo json_encode([...$seen, $see()]);
+"""
+
+
+def test_a_lookup_of_a_file_is_kept_only_where_nothing_changes(fleet: LocalFleet) -> None:
+    node = next(iter(fleet.addresses("web")))
+    output = fleet.cloud._podman_checked("look for files", "exec", node, "php", "-r", LOOKUPS)
+    fleet.cloud._podman_checked("clean up", "exec", node, "rm", "-r", "/tmp/lookups")
+    assert json.loads(output) == [[False, False, False], [False, False, True]]
+
+
 def test_a_killed_node_costs_no_failed_get(fleet: LocalFleet) -> None:
     statuses: list[object] = []
     stop = threading.Event()

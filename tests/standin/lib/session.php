@@ -38,7 +38,7 @@ class redis implements \SessionHandlerInterface, \SessionUpdateTimestampHandlerI
         return true;
     }
 
-    public function read(string $id): string {
+    public function read(string $id): string|false {
         $this->lock_session($id);
         return (string) $this->connection->get($id);
     }
