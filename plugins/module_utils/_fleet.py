@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import validate_policy
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy, validate_policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._schema import (
     Field,
     Problem,
@@ -47,6 +47,12 @@ def _aws() -> ModuleType:
     return aws
 
 
+def _static() -> ModuleType:
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds import static
+
+    return static
+
+
 def _haproxy() -> ModuleType:
     from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers import haproxy
 
@@ -59,8 +65,9 @@ def _alb() -> ModuleType:
     return alb
 
 
-# A new driver is one module here that holds SETTINGS and `driver(fleet)` or `reader(fleet, addresses, nodes)`.
-CLOUDS = {"podman": _podman, "aws": _aws}
+# A new driver is one module here that holds SETTINGS and `driver(fleet)` or `reader(fleet, addresses, nodes)`. A cloud that
+# has only so many servers also holds `fits(cloud, wanted)`.
+CLOUDS = {"podman": _podman, "aws": _aws, "static": _static}
 BALANCERS = {"haproxy": _haproxy, "alb": _alb}
 
 
@@ -204,6 +211,12 @@ def validate(values: Any, path: str | os.PathLike[str]) -> Fleet:
         if given is None and name != "files":
             given = apply(f"services.{name}", {}, spec, problems)
         services[name] = given or {}
+    fits = getattr(CLOUDS[top["cloud"]["driver"]](), "fits", None)
+    if fits is not None:
+        wanted = {name: 0 if given.get("endpoint") else given["count"] for name, given in services.items() if "count" in given}
+        problems.extend(fits(top["cloud"], {**wanted, "web": Policy.from_settings(top["scaling"]).max_nodes}))
+        if problems:
+            raise FleetFileError(path, problems)
     state_dir = top["state_dir"] or f"~/.local/state/moodle-fleet/{top['fleet']}"
     return Fleet(
         name=top["fleet"],
