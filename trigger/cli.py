@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argcomplete.autocomplete(parser)
     arguments = parser.parse_args(argv)
     try:
-        code, message = _run(arguments)
+        return _run(arguments)
     except Wrong as exc:
         code, message = WRONG_ARGUMENTS, str(exc)
     except (Locked, Superseded) as exc:
@@ -63,22 +63,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as exc:
         where = f"{exc.filename}: " if exc.filename else ""
         code, message = WRONG_FILE, f"{where}{exc.strerror or exc}: check the path, its permissions and the room on the disk"
-    if message:
-        print(f"moodle-fleet: {message}", file=sys.stderr)
-        if arguments.json:
-            _print_json({"error": message, "exit_code": code})
+    print(f"moodle-fleet: {message}", file=sys.stderr)
+    if arguments.json:
+        _print_json({"error": message, "exit_code": code})
     return code
 
 
-def _run(arguments: argparse.Namespace) -> tuple[int, str]:
-    """The command's exit code, and what is wrong where it could not begin."""
-    if arguments.command is _completion:
-        return _completion(arguments)
+def _run(arguments: argparse.Namespace) -> int:
+    command: Callable[..., int] = arguments.command
+    if command is _completion:
+        return command(arguments)
     if not arguments.fleet:
-        return WRONG_ARGUMENTS, "name the fleet file by --fleet or MOODLE_FLEET_FILE"
+        raise Wrong("name the fleet file by --fleet or MOODLE_FLEET_FILE")
     fleet = load(arguments.fleet)
-    code: int = arguments.command(arguments, fleet, Policy.from_settings(fleet.scaling))
-    return code, ""
+    return command(arguments, fleet, Policy.from_settings(fleet.scaling))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -326,16 +324,16 @@ def _tenants(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int
     return code
 
 
-def _completion(arguments: argparse.Namespace) -> tuple[int, str]:
+def _completion(arguments: argparse.Namespace) -> int:
     try:
         script = usage.completion(arguments.shell)
-    except ImportError:
-        return WRONG_FILE, "completion needs the package argcomplete: pip install argcomplete"
+    except ImportError as exc:
+        raise Wrong("completion needs the package argcomplete: pip install argcomplete") from exc
     if arguments.json:
         _print_json({"shell": arguments.shell, "script": script})
     else:
         print(script)
-    return OK, ""
+    return OK
 
 
 def _print_json(data: object) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import counted
 
-
 # Left out by rich where NO_COLOR is set.
 _STYLES = dict.fromkeys(("sick", "stranded", "ghost", "failed"), "red") | {"in_service": "green", "done": "green"}
 

@@ -107,6 +107,6 @@ def completion(shell: str) -> str:
 
     :raises ImportError: without the package argcomplete.
     """
-    import argcomplete
+    from argcomplete.shell_integration import shellcode
 
-    return str(argcomplete.shellcode(["moodle-fleet"], shell=shell))
+    return shellcode(["moodle-fleet"], shell=shell)

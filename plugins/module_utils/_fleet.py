@@ -163,7 +163,7 @@ def _driver_section(
 ) -> dict[str, Any]:
     """Check ``cloud`` or ``balancer`` against the settings of the driver it names."""
     name = section.get("driver")
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         problems.append(Problem(f"{key}.driver", name, f"unknown driver, use one of: {', '.join(known)}"))
         return {}
     settings = known[name]().SETTINGS
@@ -252,7 +252,8 @@ def load(path: str | os.PathLike[str]) -> Fleet:
 
 def cloud_driver(fleet: Fleet) -> CloudDriver:
     """The driver that ``cloud.driver`` names."""
-    return CLOUDS[fleet.cloud["driver"]]().driver(fleet)
+    driver: CloudDriver = CLOUDS[fleet.cloud["driver"]]().driver(fleet)
+    return driver
 
 
 def chosen_image(fleet: Fleet) -> str:
@@ -265,7 +266,8 @@ def chosen_image(fleet: Fleet) -> str:
 
 def balancer_reader(fleet: Fleet, addresses: list[str], nodes: Sequence[Node] = ()) -> BalancerReader:
     """A reader of the fleet's balancers; ``addresses`` are those of its balancer nodes, ``nodes`` all of its nodes."""
-    return BALANCERS[fleet.balancer["driver"]]().reader(fleet, addresses, nodes)
+    reader: BalancerReader = BALANCERS[fleet.balancer["driver"]]().reader(fleet, addresses, nodes)
+    return reader
 
 
 __all__ = ["CHOSEN_IMAGE", "Fleet", "FleetFileError", "balancer_reader", "chosen_image", "cloud_driver", "load", "validate"]

@@ -309,12 +309,14 @@ class StaticDriver(CloudDriver):
 
     @staticmethod
     def _machine_record(record: dict[str, Any], machine: str) -> dict[str, Any]:
-        return record["machines"].setdefault(machine, {"holds": "", "role": "", "failed": 0.0, "uncleaned": ""})
+        found: dict[str, Any] = record["machines"].setdefault(machine, {"holds": "", "role": "", "failed": 0.0, "uncleaned": ""})
+        return found
 
     def _kept(self, record: Mapping[str, Any], name: str, what: str) -> dict[str, Any]:
         if name not in record["nodes"]:
             raise CloudError(f"Failed to {what} node {name}: fleet {self.fleet.name} has no node of this name")
-        return record["nodes"][name]
+        found: dict[str, Any] = record["nodes"][name]
+        return found
 
     def _read(self) -> dict[str, Any]:
         path = self.state / "pool.json"
