@@ -78,7 +78,7 @@ class OwnServers:
         kind, key = (self.folder / machine / "ssh_host_ed25519_key.pub").read_text().split()[:2]
         entry = {"name": machine, "address": self.address(machine), "host_key": f"{kind} {key}", "roles": list(roles), "zone": zone}
         if powered:
-            entry |= {"wake": ["podman", "start", self.container(machine)], "off": ["podman", "stop", "--time", "10", self.container(machine)]}
+            entry |= {"power_on": ["podman", "start", self.container(machine)], "power_off": ["podman", "stop", "--time", "10", self.container(machine)]}
         return entry
 
     def _make(self, machine: str) -> None:

@@ -137,7 +137,7 @@ def test_what_could_not_be_cleaned_is_cleaned_before_it_serves_again(cloud: Stat
 
 def test_a_launch_that_was_killed_goes_on_with_the_same_machine(servers: OwnServers, tmp_path: Path) -> None:
     pool = servers.cloud(["a"])
-    wake, pool["pool"][0]["wake"] = pool["pool"][0]["wake"], ["true"]
+    wake, pool["pool"][0]["power_on"] = pool["pool"][0]["power_on"], ["true"]
     file = fleet_file(tmp_path, pool)
     with subprocess.Popen([sys.executable, "-c", LAUNCH, str(file)]) as process:
         deadline = time.monotonic() + 30
@@ -145,7 +145,7 @@ def test_a_launch_that_was_killed_goes_on_with_the_same_machine(servers: OwnServ
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
     assert [(node.id, node.state) for node in seen] == [("m1", "pending")]
-    pool["pool"][0]["wake"] = wake
+    pool["pool"][0]["power_on"] = wake
     cloud = cloud_driver(load(fleet_file(tmp_path, pool)))
     (node,) = cloud.launch(LaunchSpec("web", 1, "abc"))
     assert (node.id, node.state) == ("m1", "running") and len(cloud.nodes()) == 1
@@ -161,29 +161,29 @@ def test_a_machine_that_serves_another_fleet_is_not_taken(cloud: StaticDriver, s
     # The next attempt takes another machine; giving the first one back leaves it to whom it serves.
     (elsewhere,) = other.launch(LaunchSpec("web", 1, "def"))
     assert elsewhere.id == "m2"
-    other.settings["pool"][0]["off"] = []
+    other.settings["pool"][0]["power_off"] = []
     other.destroy()
     assert "owner" in files(servers, "m1") and servers.run("m1", "hostname").strip() == node.name
 
 
 def test_a_machine_that_does_not_start_is_named_and_tried_last(servers: OwnServers, tmp_path: Path) -> None:
     pool = servers.cloud(["a"]) | {"boot_seconds": 5}
-    pool["pool"][0]["wake"] = ["true"]
+    pool["pool"][0]["power_on"] = ["true"]
     cloud = cloud_driver(load(fleet_file(tmp_path, pool)))
     with pytest.raises(CloudError, match=r"Failed to take machine m1 \(10.89.100.10\) within boot_seconds=5"):
         cloud.launch(LaunchSpec("web", 1, "abc"))
     cloud.terminate(["own-web-abc-1"])
     assert [node.id for node in cloud.launch(LaunchSpec("web", 2, "def"))] == ["m2", "m3"]
-    pool["pool"][0]["wake"] = ["sh", "-c", "echo no answer from the BMC >&2; exit 3"]
+    pool["pool"][0]["power_on"] = ["sh", "-c", "echo no answer from the BMC >&2; exit 3"]
     cloud = cloud_driver(load(fleet_file(tmp_path, pool)))
-    with pytest.raises(CloudError, match="wake command of machine m1 ended with 3: no answer from the BMC"):
+    with pytest.raises(CloudError, match="power_on command of machine m1 ended with 3: no answer from the BMC"):
         cloud.launch(LaunchSpec("web", 1, "ghi"))
     with pytest.raises(CloudError, match="no machine of cloud.pool with the role web is free for own-web-jkl-1"):
         cloud.launch(LaunchSpec("web", 1, "jkl"))
     # Given back although it can't be switched off by a command that fails.
-    pool["pool"][0]["off"] = ["false"]
+    pool["pool"][0]["power_off"] = ["false"]
     cloud = cloud_driver(load(fleet_file(tmp_path, pool)))
-    with pytest.raises(CloudError, match="off command of machine m1 ended with 1"):
+    with pytest.raises(CloudError, match="power_off command of machine m1 ended with 1"):
         cloud.destroy()
     assert cloud.nodes() == []
 

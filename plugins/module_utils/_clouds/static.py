@@ -64,7 +64,7 @@ def _pool_problem(value: Sequence[Mapping[str, Any]]) -> str | None:
     for key in ("name", "address"):
         twice = [text for text, count in Counter(machine[key] for machine in value).items() if count > 1]
         if twice:
-            return f"give each machine a {key} of its own; {twice[0]} stands there twice"
+            return f"give each machine its own {key}; {twice[0]} stands there twice"
     return None if value else "name at least one machine"
 
 
@@ -81,8 +81,8 @@ SETTINGS = {
         "host_key": Field(str, required=True, pattern=r"(ssh-ed25519|ecdsa-sha2-\S+|ssh-rsa) [A-Za-z0-9+/=]+( .*)?"),
         "roles": Field(list, default=["web"], items=Field(str, choices=ROLES)),
         "zone": Field(str, default="a", pattern="[a-z0-9-]{1,20}"),
-        "wake": _COMMAND,
-        "off": _COMMAND,
+        "power_on": _COMMAND,
+        "power_off": _COMMAND,
     })),
 }
 
@@ -283,7 +283,7 @@ class StaticDriver(CloudDriver):
         # A machine that was taken out of the file while it served is given back without its power commands.
         known = self.pool.get(kept["machine"], {})
         return Machine(
-            kept["machine"], kept["address"], self.connection(_node(name, kept)), known.get("wake", ()), known.get("off", ())
+            kept["machine"], kept["address"], self.connection(_node(name, kept)), known.get("power_on", ()), known.get("power_off", ())
         )
 
     def _each(self, names: Sequence[str], work: Callable[[str], None]) -> list[str]:

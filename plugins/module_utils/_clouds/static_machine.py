@@ -77,13 +77,13 @@ rm owner
 
 @dataclass(frozen=True)
 class Machine:
-    """A server of the pool. ``wake`` and ``off`` are commands as lists; empty: it is switched on and off by nobody here."""
+    """A server of the pool. ``power_on`` and ``power_off`` are commands as lists; empty: it is switched on and off by nobody here."""
 
     name: str
     address: str
     connection: Mapping[str, Any]
-    wake: Sequence[str] = ()
-    off: Sequence[str] = ()
+    power_on: Sequence[str] = ()
+    power_off: Sequence[str] = ()
 
     def take(self, owner: str, hostname: str, start: bool, former: str, timeout: float) -> bool:
         """Switch it on if need be and put it at the disposal of ``owner``. May be repeated.
@@ -107,11 +107,11 @@ class Machine:
                         "remove /etc/moodle-fleet/owner there, else take it out of cloud.pool"
                     )
                 trouble = f": {said}"
-            elif self.wake and (not woken or time.monotonic() - woken > WAKE_AGAIN_SECONDS):
-                self._power("wake", self.wake)
+            elif self.power_on and (not woken or time.monotonic() - woken > WAKE_AGAIN_SECONDS):
+                self._power("power_on", self.power_on)
                 woken = time.monotonic()
             if time.monotonic() > deadline:
-                more = "" if self.wake else "; it has no wake command, so it must be on"
+                more = "" if self.power_on else "; it has no power_on command, so it must be on"
                 raise CloudError(
                     f"Failed to take machine {self.name} ({self.address}) within boot_seconds={timeout:g}{trouble}{more}; "
                     "look at its console, or take it out of cloud.pool"
@@ -127,13 +127,13 @@ class Machine:
 
         :raises CloudError: when it still answers a minute later.
         """
-        if not self.off:
+        if not self.power_off:
             return
-        self._power("off", self.off)
+        self._power("power_off", self.power_off)
         deadline = time.monotonic() + POWER_SECONDS
         while ssh.greets(self.address):
             if time.monotonic() > deadline:
-                raise CloudError(f"Machine {self.name} still answers on ssh {POWER_SECONDS} s after its off command")
+                raise CloudError(f"Machine {self.name} still answers on ssh {POWER_SECONDS} s after its power_off command")
             time.sleep(0.5)
 
     def _power(self, what: str, command: Sequence[str]) -> None:
