@@ -118,3 +118,70 @@ def test_a_change_that_fails_leaves_the_record_as_it_was(cloud: static.StaticDri
         cloud.tag("own-web-never-1", {"held": "x"})
     assert (cloud.state / "pool.json").read_text() == before
     assert (cloud.state / "pool.json").stat().st_mode & 0o077 == 0
+
+
+class Killed(BaseException):
+    """The controller died here."""
+
+
+def test_a_controller_that_dies_at_any_point_is_replaced_by_one_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every write of the record and every step at a machine is a crash point, before it is done and after."""
+    calls, dies_at = 0, 0
+    owners: dict[str, str] = {}
+
+    def crash_point() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == dies_at:
+            raise Killed
+
+    def take(self: Machine, owner: str, *_more: object) -> bool:
+        crash_point()
+        assert owners.setdefault(self.name, owner) == owner, "a machine was given to two nodes"
+        crash_point()
+        return True
+
+    def release(self: Machine, owner: str) -> bool:
+        crash_point()
+        if owners.get(self.name) == owner:
+            del owners[self.name]
+        crash_point()
+        return True
+
+    def write(path: Path, text: str, original: Any = static.ssh.write) -> None:
+        crash_point()
+        original(path, text)
+        crash_point()
+
+    monkeypatch.setattr(Machine, "take", take)
+    monkeypatch.setattr(Machine, "release", release)
+    monkeypatch.setattr(static.ssh, "write", write)
+    monkeypatch.setattr(static, "_PARALLEL", 1)
+
+    def work(folder: Path) -> static.StaticDriver:
+        driver = cloud_driver(validate(values(*POOL), folder / "moodle_fleet.yml"))
+        assert isinstance(driver, static.StaticDriver)
+        driver.launch(LaunchSpec("builder", 1, ""))
+        image = driver.bake("own-builder-1", "4.5.6-ab", "0123")
+        driver.terminate(["own-builder-1"])
+        one, two = driver.launch(LaunchSpec("web", 2, "abc", image=image))
+        driver.prepared(two.name, image)
+        driver.tag(one.name, {"retiring": "1"})
+        driver.terminate([one.name])
+        return driver
+
+    (tmp_path / "0").mkdir()
+    work(tmp_path / "0")
+    points = calls
+    assert points > 40
+    for dies_at in range(1, points + 1):
+        calls = 0
+        owners.clear()
+        folder = tmp_path / str(dies_at)
+        folder.mkdir()
+        with pytest.raises(Killed):
+            work(folder)
+        driver = work(folder)
+        assert [node.name for node in driver.nodes()] == ["own-web-abc-2"], dies_at
+        assert owners == {driver.nodes()[0].id: "own/own-web-abc-2"}, dies_at
+        assert len(driver.images()) == 1
