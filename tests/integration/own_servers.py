@@ -91,6 +91,9 @@ class OwnServers:
         arguments = ["--systemd=always", "--cap-add=SYS_ADMIN", f"--name={self.container(machine)}", f"--hostname={machine}"]
         arguments += [f"--network={self.name}", f"--ip={address}", f"--mac-address={mac_address(address)}"]
         arguments += [f"--volume={folder}:/etc/ssh/fleet:ro"]
+        # With that right systemd tries to give Redis users of its own, which a container can't have.
+        (self.folder / "redis.conf").write_text("[Service]\nPrivateUsers=no\n")
+        arguments += [f"--volume={self.folder}/redis.conf:/etc/systemd/system/redis-server@.service.d/stand-in.conf:ro"]
         if {"web", "jobs"} & set(roles):
             arguments += [f"--volume={self.name}:/srv/moodledata"]
         _podman(*(["create"] if powered else ["run", "--detach"]), *arguments, IMAGE, "/sbin/init")
