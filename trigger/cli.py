@@ -1,10 +1,6 @@
 # Copyright: Moodle Fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The command line: parses arguments, runs one check or shows what the ledger knows.
-
-Exit codes: 0 nothing to do, or done · 1 a fault in the program · 2 wrong arguments · 3 fleet file or ledger
-not usable · 4 cloud or balancer did not answer · 5 the plan was not carried out · 6 another check is under way.
-"""
+"""The command line: parses arguments, runs one check or shows what the ledger knows. Exit codes: usage.EXIT_CODES."""
 
 from __future__ import annotations
 
@@ -15,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import BalancerError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import (
     Outcome,
     RunResult,
@@ -25,50 +22,77 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check impo
     sources_of,
     status,
 )
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet, FleetFileError, load
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import LedgerError, Superseded
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
-from ansible_collections.elearning.moodle_fleet.trigger import tenants
+from ansible_collections.elearning.moodle_fleet.trigger import tenants, usage
 from ansible_collections.elearning.moodle_fleet.trigger.lock import Locked, single_flight
 
-OK, WRONG_FILE, BLIND, FAILED, BUSY = 0, 3, 4, 5, 6
+OK, WRONG_ARGUMENTS, WRONG_FILE, BLIND, FAILED, BUSY, INTERRUPTED = 0, 2, 3, 4, 5, 6, 130
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class Wrong(Exception):
+    """Arguments that can't be used. The message says which, and what to do."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    arguments = _parser().parse_args(argv)
-    if not arguments.fleet:
-        print("moodle-fleet: name the fleet file by --fleet or MOODLE_FLEET_FILE", file=sys.stderr)
-        return 2
+    parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    arguments = parser.parse_args(argv)
     try:
-        fleet = load(arguments.fleet)
-        policy = Policy.from_settings(fleet.scaling)
-        code: int = arguments.command(arguments, fleet, policy)
-        return code
-    except Locked as exc:
-        print(f"moodle-fleet: {exc}", file=sys.stderr)
-        return BUSY
-    except Superseded as exc:
-        print(f"moodle-fleet: {exc}", file=sys.stderr)
-        return BUSY
+        return _run(arguments)
+    except Wrong as exc:
+        code, message = WRONG_ARGUMENTS, str(exc)
+    except (Locked, Superseded) as exc:
+        code, message = BUSY, str(exc)
     except (FleetFileError, LedgerError) as exc:
-        print(f"moodle-fleet: {exc}", file=sys.stderr)
-        return WRONG_FILE
+        code, message = WRONG_FILE, str(exc)
+    except (CloudError, BalancerError) as exc:
+        code, message = BLIND, str(exc)
+    except KeyboardInterrupt:
+        code, message = INTERRUPTED, usage.EXIT_CODES[INTERRUPTED]
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as exc:
+        where = f"{exc.filename}: " if exc.filename else ""
+        code, message = WRONG_FILE, f"{where}{exc.strerror or exc}: check the path, its permissions and the room on the disk"
+    print(f"moodle-fleet: {message}", file=sys.stderr)
+    if arguments.json:
+        _print_json({"error": message, "exit_code": code})
+    return code
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    command: Callable[..., int] = arguments.command
+    if command is _completion:
+        return command(arguments)
+    if not arguments.fleet:
+        raise Wrong("name the fleet file by --fleet or MOODLE_FLEET_FILE")
+    fleet = load(arguments.fleet)
+    return command(arguments, fleet, Policy.from_settings(fleet.scaling))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="moodle-fleet", description=(__doc__ or "").split("\n", 1)[0],
-                                     epilog=(__doc__ or "").split("\n\n", 1)[-1])
+    parser = argparse.ArgumentParser(
+        prog="moodle-fleet", description="Keeps the web nodes of a Moodle fleet as many as the load needs, and says why.",
+        epilog=usage.main_epilog(), formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--fleet", default=os.environ.get("MOODLE_FLEET_FILE", ""), metavar="FILE",
                         help="the fleet file (moodle_fleet.yml); default: MOODLE_FLEET_FILE")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, function: object, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+        sub = commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", epilog=usage.epilog(name),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         sub.add_argument("--fleet", default=argparse.SUPPRESS, metavar="FILE", help=argparse.SUPPRESS)
         sub.add_argument("--json", action="store_true", help="print data instead of text")
         sub.set_defaults(command=function)
@@ -79,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--desired", type=int, metavar="N", help="ask for this many web nodes, within the bounds")
     one.add_argument("--release", default="", help="launch new nodes from the image of this release")
     one.add_argument("--playbook", type=Path, metavar="FILE", help="instead of the collection's playbooks/scale.yml")
-    one.add_argument("--timeout", type=float, default=3600, metavar="S", help="seconds a run may take (3600)")
+    one.add_argument("--timeout", type=_within(1, 7 * 86400), default=3600.0, metavar="S", help="seconds a run may take (3600)")
     one.add_argument("--awx-url", default=os.environ.get("MOODLE_FLEET_AWX_URL", ""), metavar="URL",
                      help="launch a job template of this AWX instead; default: MOODLE_FLEET_AWX_URL")
     one.add_argument("--awx-template", default=os.environ.get("MOODLE_FLEET_AWX_TEMPLATE", ""), metavar="T",
@@ -99,6 +123,8 @@ def _parser() -> argparse.ArgumentParser:
     stop.add_argument("--for", dest="duration", type=_duration, default=0.0, metavar="TIME",
                       help="for 90s, 30m, 12h or 2d; without it until 'resume'")
     add("resume", _resume, "end every pause")
+    add("completion", _completion, "what a shell needs to complete commands and options").add_argument(
+        "shell", choices=("bash", "zsh", "fish", "tcsh", "powershell"), help="the shell that reads it")
     tenants.arguments(add("tenants", _tenants, "check, back up and restore tenants"))
     sim = add("simulate", _simulate, "let a simulated fleet with this policy follow a load trace")
     sim.add_argument("--trace", required=True, type=Path, metavar="FILE",
@@ -146,8 +172,7 @@ def _duration(text: str) -> float:
 def _check(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
     act = None if arguments.dry_run else _actor(arguments, fleet)
     if isinstance(act, str):
-        print(f"moodle-fleet: {act}", file=sys.stderr)
-        return 2
+        raise Wrong(act)
     if act is None:
         with open_ledger(fleet, trace=False) as ledger:
             outcome = check(policy, ledger, sources_of(fleet), origin="dry run", manual=arguments.desired,
@@ -221,8 +246,12 @@ def _explain(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int
         rows = ledger.checks(1, check=arguments.check)
         activities = ledger.activities(rows[0]["id"]) if rows else []
     if not rows:
-        print("The ledger knows no such check." if arguments.check else "No check was made yet.", file=sys.stderr)
-        return OK if arguments.check is None else 2
+        if arguments.check is not None:
+            raise Wrong(f"the ledger knows no check {arguments.check}; 'moodle-fleet history --all' lists those it knows")
+        print("No check was made yet.", file=sys.stderr)
+        if arguments.json:
+            _print_json({})
+        return OK
     if arguments.json:
         _print_json({**rows[0], "activities": activities})
     else:
@@ -251,8 +280,7 @@ def _simulate(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> in
     try:
         data, text = run_command(fleet.name, policy, arguments)
     except TraceError as exc:
-        print(f"moodle-fleet: {exc}", file=sys.stderr)
-        return 2
+        raise Wrong(str(exc)) from exc
     if arguments.json:
         _print_json({"fleet": fleet.name, **data})
     else:
@@ -294,6 +322,18 @@ def _tenants(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int
     if message:
         print(f"moodle-fleet: {message}", file=sys.stderr)
     return code
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    try:
+        script = usage.completion(arguments.shell)
+    except ImportError as exc:
+        raise Wrong("completion needs the package argcomplete: pip install argcomplete") from exc
+    if arguments.json:
+        _print_json({"shell": arguments.shell, "script": script})
+    else:
+        print(script)
+    return OK
 
 
 def _print_json(data: object) -> None:

@@ -11,6 +11,9 @@ from typing import Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import counted
 
+# Left out by rich where NO_COLOR is set.
+_STYLES = dict.fromkeys(("sick", "stranded", "ghost", "failed"), "red") | {"in_service": "green", "done": "green"}
+
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table."""
@@ -26,7 +29,7 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
             for name in head:
                 drawn.add_column(name)
             for row in rows:
-                drawn.add_row(*[Text(cell) for cell in row])  # Text: names from a cloud are no markup
+                drawn.add_row(*[Text(cell, style=_STYLES.get(cell, "")) for cell in row])  # Text: a cloud's names are no markup
             Console().print(drawn)
             return
     widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]

@@ -50,6 +50,7 @@ _value:
 """
 
 from ansible.errors import AnsibleFilterError
+
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._secrets import derive
 
 

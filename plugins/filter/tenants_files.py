@@ -65,6 +65,7 @@ _value:
 import hashlib
 
 from ansible.errors import AnsibleFilterError
+
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import definition, isolation, render
 
 

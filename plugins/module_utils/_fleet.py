@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import validate_policy
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy, validate_policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._schema import (
     Field,
     Problem,
@@ -47,6 +47,12 @@ def _aws() -> ModuleType:
     return aws
 
 
+def _static() -> ModuleType:
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds import static
+
+    return static
+
+
 def _haproxy() -> ModuleType:
     from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers import haproxy
 
@@ -59,8 +65,9 @@ def _alb() -> ModuleType:
     return alb
 
 
-# A new driver is one module here that holds SETTINGS and `driver(fleet)` or `reader(fleet, addresses, nodes)`.
-CLOUDS = {"podman": _podman, "aws": _aws}
+# A new driver is one module here that holds SETTINGS and `driver(fleet)` or `reader(fleet, addresses, nodes)`. A cloud that
+# has only so many servers also holds `fits(cloud, wanted)`.
+CLOUDS = {"podman": _podman, "aws": _aws, "static": _static}
 BALANCERS = {"haproxy": _haproxy, "alb": _alb}
 
 
@@ -156,7 +163,7 @@ def _driver_section(
 ) -> dict[str, Any]:
     """Check ``cloud`` or ``balancer`` against the settings of the driver it names."""
     name = section.get("driver")
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         problems.append(Problem(f"{key}.driver", name, f"unknown driver, use one of: {', '.join(known)}"))
         return {}
     settings = known[name]().SETTINGS
@@ -204,6 +211,12 @@ def validate(values: Any, path: str | os.PathLike[str]) -> Fleet:
         if given is None and name != "files":
             given = apply(f"services.{name}", {}, spec, problems)
         services[name] = given or {}
+    fits = getattr(CLOUDS[top["cloud"]["driver"]](), "fits", None)
+    if fits is not None:
+        wanted = {name: 0 if given.get("endpoint") else given["count"] for name, given in services.items() if "count" in given}
+        problems.extend(fits(top["cloud"], {**wanted, "web": Policy.from_settings(top["scaling"]).max_nodes}))
+        if problems:
+            raise FleetFileError(path, problems)
     state_dir = top["state_dir"] or f"~/.local/state/moodle-fleet/{top['fleet']}"
     return Fleet(
         name=top["fleet"],
@@ -239,7 +252,8 @@ def load(path: str | os.PathLike[str]) -> Fleet:
 
 def cloud_driver(fleet: Fleet) -> CloudDriver:
     """The driver that ``cloud.driver`` names."""
-    return CLOUDS[fleet.cloud["driver"]]().driver(fleet)
+    driver: CloudDriver = CLOUDS[fleet.cloud["driver"]]().driver(fleet)
+    return driver
 
 
 def chosen_image(fleet: Fleet) -> str:
@@ -252,7 +266,8 @@ def chosen_image(fleet: Fleet) -> str:
 
 def balancer_reader(fleet: Fleet, addresses: list[str], nodes: Sequence[Node] = ()) -> BalancerReader:
     """A reader of the fleet's balancers; ``addresses`` are those of its balancer nodes, ``nodes`` all of its nodes."""
-    return BALANCERS[fleet.balancer["driver"]]().reader(fleet, addresses, nodes)
+    reader: BalancerReader = BALANCERS[fleet.balancer["driver"]]().reader(fleet, addresses, nodes)
+    return reader
 
 
 __all__ = ["CHOSEN_IMAGE", "Fleet", "FleetFileError", "balancer_reader", "chosen_image", "cloud_driver", "load", "validate"]

@@ -491,7 +491,7 @@ def _json(value: Any) -> str:
 
 
 def _sample(row: sqlite3.Row) -> Sample:
-    values = {key: row[key] for key in asdict(Sample(0, 0, 0, 0, 0, 0, 0, 0, False)) if key in row.keys()}
+    values = {key: row[key] for key in asdict(Sample(0, 0, 0, 0, 0, 0, 0, 0, False)) if key in row.keys()}  # noqa: SIM118 a row is no mapping
     values["trusted"], values["lower_bound"] = bool(row["trusted"]), bool(row["lower_bound"])
     values["faults"] = tuple((str(code), str(text)) for code, text in json.loads(row["faults"]))
     return Sample(**values)

@@ -244,12 +244,12 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers import haproxy_stats as stats
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import BalancerError
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.gate import Outcome, Wanted
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.haproxy_members import (
     HAProxyMembers,
     MemberFile,
     RuntimeSocket,
 )
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.gate import Outcome, Wanted
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.haproxy_steps import Steps
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import (

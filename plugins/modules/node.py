@@ -24,7 +24,7 @@ attributes:
 options:
   state:
     description:
-      - V(present) launches what is missing of O(count) nodes, or only tags O(names).
+      - V(present) launches what is missing of O(count) nodes, or only tags O(names) and notes the O(image) they hold.
       - V(absent) terminates O(names).
     type: str
     choices: [present, absent]
@@ -44,7 +44,9 @@ options:
     type: str
     default: ""
   image:
-    description: Image to start from; empty for the cloud driver's base image.
+    description:
+      - Image to start from; empty for the cloud driver's base image.
+      - With O(names), the image whose recipe was applied to them. Only own servers remember it; other nodes start from images.
     type: str
     default: ""
   release:
@@ -144,7 +146,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
 
 
 def _lines(nodes: list[Node]) -> str:
-    return "".join(f"{node.name} {dict(node.tags)}\n" for node in nodes)
+    return "".join(f"{node.name} {dict(node.tags)} {node.image}\n" for node in nodes)
 
 
 def launch(module: AnsibleModule, cloud: CloudDriver) -> dict:
@@ -178,12 +180,15 @@ def tag(module: AnsibleModule, cloud: CloudDriver) -> dict:
     unknown = sorted(set(module.params["names"]) - set(before))
     if unknown:
         module.fail_json(msg=f"names: {unknown!r}: no such node in this fleet; `moodle-fleet status` lists them")
+    image = module.params["image"]
     differing = [name for name, node in before.items() if any(node.tags.get(k) != v for k, v in wanted.items())]
+    unnoted = [name for name, node in before.items() if image and cloud.prepares and node.image != image]
     after = dict(before)
     if not module.check_mode:
         after.update({name: cloud.tag(name, wanted) for name in differing})
+        after.update({name: cloud.prepared(name, image) for name in unnoted})
     return {
-        "changed": bool(differing),
+        "changed": bool(differing or unnoted),
         "launched": [],
         "nodes": [cloud.as_result(node) for node in after.values()],
         "diff": {"before": _lines(list(before.values())), "after": _lines(list(after.values()))},

@@ -131,6 +131,7 @@ import os
 import shutil
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import apply, backup, database, definition, resp, template
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.arguments import (
     BACKUP,

@@ -108,6 +108,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import apply, backup, database, definition, restore
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.arguments import BACKUP, TENANTS, make_applier, make_store
 

@@ -112,6 +112,7 @@ import os
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import database, isolation, resp, site, trial
 
 

@@ -66,6 +66,7 @@ tenants:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import database, definition
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.arguments import LIST, database_servers
 

@@ -88,6 +88,7 @@ snapshot:
 import re
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import apply, backup, definition, restore, source
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.arguments import BACKUP, TENANTS, make_applier, make_store
 

@@ -18,12 +18,12 @@ from typing import Any
 
 import yaml
 from inventory import PLUGIN
-from measure import median, report, run, say
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds import aws_parts as parts
 from ansible_collections.elearning.moodle_fleet.tests.integration.aws.fleets import cloud_settings
 from ansible_collections.elearning.moodle_fleet.tests.integration.aws.growth import MODES, Growth
 from ansible_collections.elearning.moodle_fleet.tests.integration.aws.server import REGION, AwsServer, Fault
+from measure import median, report, run, say
 
 NODES = 1000
 # Two looks at each of seven checks, of which five grow the fleet, and one launch for each of them and zone with room.

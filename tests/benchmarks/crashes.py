@@ -9,8 +9,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from ansible_collections.elearning.moodle_fleet.tests.integration.crash_points import points
 from checks import HALF, Trigger, learners, settle
+
+from ansible_collections.elearning.moodle_fleet.tests.integration.crash_points import points
 from measure import report, say
 from nodes import Fleet
 

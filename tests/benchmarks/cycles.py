@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from checks import HALF, HIGH, LIMIT, LOW, Trigger, learners, newest, served, settle
+
 from measure import median, report, run, say, wait_for
 from nodes import Fleet
 

@@ -19,8 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from checks import Trigger, members, newest, served, settle
+
 from measure import median, report, run, say
-from nodes import CONFIGURATION, Fleet, HERE, ROOT, Container, pipe
+from nodes import CONFIGURATION, HERE, ROOT, Container, Fleet, pipe
 from site_client import Target, Visitor, health
 
 LIMIT = 900

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.podman import mac_address
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.resp import Connection
-
 from measure import run, say, wait_for
 
 HERE = Path(__file__).parent

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from checks import HALF, Trigger, learners, settle
+
 from measure import RESULTS, report, run, say
 from nodes import Fleet
 

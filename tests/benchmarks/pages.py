@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from measure import Cpu, median, percentile, report, run, say
-from nodes import Container, Fleet, HERE, WebNode, pipe
+from nodes import HERE, Container, Fleet, WebNode, pipe
 from site_client import Target, Visitor, health
 
 ALONE = "alone.localhost"

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from traces import SHAPES, WEEK, WORKERS, generate
 
 import rivals
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling import elasticity, forecast
@@ -28,7 +29,6 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.po
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import Model, simulate
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.trace import Trace
 from measure import RESULTS, report, say
-from traces import SHAPES, WEEK, WORKERS, generate
 
 LAUNCHES = (30, 60, 180, 300)
 LEAST, MOST = 2, 60

@@ -10,10 +10,9 @@ import random
 from collections import defaultdict
 
 from ansible_collections.elearning.moodle_fleet.plugins.filter.tenants_files import FilterModule
-
 from measure import Cpu, median, report, say
-from nodes import Fleet, HERE, WebNode
-from pages import cell, forwarded, log_in, page_paths, Side
+from nodes import HERE, Fleet, WebNode
+from pages import Side, cell, forwarded, log_in, page_paths
 from site_client import Target
 
 SIZES = (1, 130, 5000)
@@ -79,7 +78,7 @@ def main(fleet: Fleet, given: argparse.Namespace) -> None:
                 job = {"folder": made[count]["folder"], "hosts": hosts[count][:500], "times": 2000}
                 php[count].append(agent.call("/usr/lib/moodle-fleet/tenant-map.php", hosts[count][0], job)["microseconds"])
         kept = node.sh("cat /etc/moodle-fleet/tenants.map")
-        for number in range(given.rounds):
+        for _round in range(given.rounds):
             for count in SIZES:
                 node.sh("cat > /etc/moodle-fleet/tenants.map; systemctl reload nginx; sleep 0.5", made[count]["map"])
                 nginx_cpu(node, cpu, hosts[count])

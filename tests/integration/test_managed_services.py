@@ -23,12 +23,13 @@ from pathlib import Path
 
 import pymysql
 import pytest
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._secrets import derive
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import apply, database, definition, dumps, render, resp, site, trial
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._secrets import derive
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import apply, database, definition, dumps, render, resp, site, trial
 
 SECRET = "a-secret-for-tests-alone-0123456789abcdef"
 PASSWORD = derive(SECRET, "db-root", "fleet")

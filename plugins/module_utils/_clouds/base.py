@@ -43,9 +43,11 @@ class CloudDriver(abc.ABC):
     """Servers of one fleet. Only nodes that carry this fleet's tag are ever seen or touched.
 
     ``settle`` is for how many seconds after a launch the cloud's list may lack nodes that it showed before.
+    ``prepares`` is true where nodes start from nothing and hold an image once the recipe was applied to them.
     """
 
     settle = 0.0
+    prepares = False
 
     @abc.abstractmethod
     def nodes(self) -> list[Node]:
@@ -80,6 +82,10 @@ class CloudDriver(abc.ABC):
     @abc.abstractmethod
     def tag(self, name: str, tags: Mapping[str, str | None]) -> Node:
         """Set tags of one node; a value of None removes the tag. Returns the node afterwards."""
+
+    def prepared(self, name: str, image: str) -> Node:
+        """Note that the recipe of this image was applied to a node; for drivers with ``prepares``."""
+        raise CloudError(f"Failed to note that node {name} holds {image}: nodes of this cloud start from images")
 
     @abc.abstractmethod
     def wait_reachable(self, names: Iterable[str], timeout: float) -> list[str]:

@@ -158,15 +158,8 @@ class PodmanDriver(CloudDriver):
         return next(node for node in self.nodes() if node.name == name)
 
     def wait_reachable(self, names: Iterable[str], timeout: float) -> list[str]:
-        deadline = time.monotonic() + timeout
-        waiting = {node.name: node.address for node in self.nodes() if node.name in set(names)}
-        missing = sorted(set(names) - set(waiting))
-        while waiting:
-            waiting = {name: address for name, address in waiting.items() if not ssh.greets(address)}
-            if not waiting or time.monotonic() > deadline:
-                break
-            time.sleep(0.05)
-        return sorted([*missing, *waiting])
+        addresses = {node.name: node.address for node in self.nodes()}
+        return ssh.unreachable({name: addresses.get(name, "") for name in names}, timeout)
 
     def bake(self, name: str, release: str, recipe: str = "") -> str:
         labels = {"fleet": self.fleet.name, "baked": "web", "release": release, "recipe": recipe}

@@ -8,6 +8,8 @@ import os
 import socket
 import subprocess
 import tempfile
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,16 @@ def greets(address: str) -> bool:
         return False
 
 
+def unreachable(addresses: Mapping[str, str], timeout: float) -> list[str]:
+    """Wait until these nodes (name: address, empty if it has none) greet; the names of those that did not in time."""
+    deadline, waiting = time.monotonic() + timeout, dict(addresses)
+    while True:
+        waiting = {name: address for name, address in waiting.items() if not address or not greets(address)}
+        if not any(waiting.values()) or time.monotonic() > deadline:
+            return sorted(waiting)
+        time.sleep(0.05)
+
+
 def make_key(path: Path, comment: str) -> None:
     """Make an ed25519 key pair."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -59,4 +71,6 @@ def write(path: Path, text: str) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     Path(temporary).replace(path)

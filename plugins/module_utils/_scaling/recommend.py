@@ -81,7 +81,7 @@ TOLD = " (only told, as the policy says)"
 SURGE_SECONDS = 60.0
 SURGE_SHARE = 0.2
 
-Recommender = Callable[[Situation], Optional[Wish]]
+Recommender = Callable[[Situation], Optional[Wish]]  # noqa: UP045 evaluated, also by Python 3.9
 
 
 def tracking(situation: Situation) -> Wish | None:

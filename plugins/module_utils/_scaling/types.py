@@ -19,7 +19,8 @@ class Node:
 
     ``state`` is ``pending``, ``running``, ``stopping`` or ``failed`` (it exists but does not run).
     ``release`` and ``tags`` are what the launch or an operator wrote on the node; treat them as
-    untrusted text. ``id`` is the cloud's own name for it, where that differs. ``notice`` is the time at which
+    untrusted text. ``image`` is what it started from; empty where that was nothing and it has to get the recipe.
+    ``id`` is the cloud's own name for it, where that differs. ``notice`` is the time at which
     the cloud has announced to take it away, 0 where it has not.
     """
 

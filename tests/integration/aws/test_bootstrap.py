@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
@@ -92,7 +91,7 @@ def reads(call: str) -> bool:
 
 
 @pytest.fixture(name="left")
-def fixture_left(aws: AwsServer) -> Iterator[object]:
+def fixture_left(aws: AwsServer) -> object:
     """What there is beside an empty account, by kind."""
     def kinds() -> dict[str, int]:
         ec2, elb, rds, efs, iam = (boto3.client(name, REGION) for name in ("ec2", "elbv2", "rds", "efs", "iam"))
@@ -117,7 +116,7 @@ def fixture_left(aws: AwsServer) -> Iterator[object]:
         }
         return {kind: len(those) for kind, those in found.items() if those}
 
-    yield kinds
+    return kinds
 
 
 def test_from_an_empty_account_and_back(aws: AwsServer, inventory: Path, left, tmp_path: Path) -> None:

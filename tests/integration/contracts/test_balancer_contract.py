@@ -42,7 +42,6 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.
     StillBusy,
 )
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.haproxy_steps import Steps
-
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import LaunchSpec
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import cloud_driver
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling import types

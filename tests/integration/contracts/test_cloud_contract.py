@@ -23,6 +23,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.bas
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import cloud_driver, validate
 from ansible_collections.elearning.moodle_fleet.tests.integration.aws.fleets import cloud_settings
 from ansible_collections.elearning.moodle_fleet.tests.integration.aws.server import AwsServer, Fault
+from ansible_collections.elearning.moodle_fleet.tests.integration.own_servers import OwnServers
 
 pytestmark = pytest.mark.slow
 
@@ -66,9 +67,34 @@ def _aws(request: pytest.FixtureRequest, _state: Path) -> Setting:
     return Setting({**settings, "zones": {zone: settings["zones"][zone] for zone in (first, second)}}, (first, second), broken)
 
 
-FLEETS = {"podman": _podman, "aws": _aws}
+def _static(request: pytest.FixtureRequest, state: Path) -> Setting:
+    request.getfixturevalue("podman")
+    servers: OwnServers = request.getfixturevalue("own_servers")
+
+    @contextlib.contextmanager
+    def broken() -> Iterator[None]:
+        record = state / "pool.json"
+        record.write_text("{")
+        yield
+        record.unlink()
+
+    return Setting(servers.cloud(), ("a", "b"), broken)
+
+
+@pytest.fixture(scope="module")
+def own_servers(podman: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServers]:
+    """Five servers, two of them without power commands."""
+    roles = ["web", "balancer", "database", "cache", "jobs", "logs"]
+    machines = {f"m{number}": (roles, number < 4) for number in range(1, 6)}
+    with OwnServers(tmp_path_factory.mktemp("own"), "fleet-contract-own", "10.89.99.0/24", machines) as servers:
+        yield servers
+
+
+FLEETS = {"podman": _podman, "aws": _aws, "static": _static}
 # Whose nodes are servers that can be reached. moto's are not.
-ALIVE = ["podman"]
+ALIVE = ["podman", "static"]
+# Whose images are copies of the builder. Own servers get the recipe instead (see test_own_servers.py).
+COPYING = ["podman"]
 
 
 @pytest.fixture
@@ -222,7 +248,7 @@ def test_an_image_is_baked_of_a_node_launched_and_removed(cloud: CloudDriver) ->
     assert cloud.images() == []
 
 
-@alive
+@pytest.mark.parametrize("driver_name", COPYING, indirect=False)
 def test_what_the_builder_got_is_in_the_image(cloud: CloudDriver) -> None:
     (builder,) = cloud.launch(LaunchSpec("builder", 1, ""))
     cloud.wait_reachable([builder.name], 60)

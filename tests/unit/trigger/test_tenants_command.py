@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 import pytest
+
 from ansible_collections.elearning.moodle_fleet.trigger import tenants
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._secrets import derive
 
 SECRET = "s3cret-" * 6

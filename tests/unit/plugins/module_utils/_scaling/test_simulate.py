@@ -13,7 +13,8 @@ import pytest
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import Outcome, RunResult, run
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling import elasticity, simulate as module
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling import elasticity
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling import simulate as module
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import SLOT
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import Model, replay, simulate
@@ -146,7 +147,7 @@ def test_the_forecast_is_there_before_an_exam_that_comes_every_week() -> None:
     # Only told, it changes nothing; and it never takes a node away by itself.
     told = simulate(dataclasses.replace(POLICY, forecast="recommend"), trace, model, slots=slots)
     assert told.supply == late.supply
-    empty = {begin: 0.0 for begin in slots}
+    empty = dict.fromkeys(slots, 0.0)
     assert simulate(POLICY, trace, model, slots=empty).supply == late.supply
 
 
@@ -177,7 +178,7 @@ def test_a_recorded_run_replays_to_identical_decisions(number: int, tmp_path: Pa
     def act(outcome: Outcome) -> RunResult:
         return world.act(outcome)
 
-    for index in range(60):
+    for _check in range(60):
         world.pass_time(chance.choice((15, 15, 15, 60)))
         world.load = max(0.0, world.load + chance.choice((0, 0, 1, 2, -2, 9, -9)))
         world.fault = chance.choice(tuple(FAULTS)) if chance.random() < 0.1 else ""

@@ -7,6 +7,7 @@ import os
 import time
 
 import pytest
+
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import backup, site
 
 SECRET = "s" * 40

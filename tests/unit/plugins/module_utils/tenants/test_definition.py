@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import definition
 
 GOOD = {"name": "physics", "hosts": ["physics.example.org"], "title": "Physics", "admin": {"email": "a@example.org"}}

@@ -7,6 +7,7 @@ import copy
 import os
 
 import pytest
+
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import definition, isolation, render, site, trial
 
 FLEET = {"dbhost": "db", "dbport": 3306, "balancer_networks": ["10.0.0.4", "10.1.0.0/24"], "lock_factory": "\\core\\lock\\mysql_lock_factory"}

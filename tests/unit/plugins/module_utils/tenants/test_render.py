@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import definition, render
 
 SECRET = "s3cret-" * 6

@@ -7,6 +7,7 @@ import subprocess
 import tarfile
 
 import pytest
+
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import source
 
 VERSION = "<?php\n$version  = 2024100706.00;  // x\n$release  = '4.5.6+ (Build: 1)';\n$branch   = '405';\n$maturity = MATURITY_STABLE;\n"

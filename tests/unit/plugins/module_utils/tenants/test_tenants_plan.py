@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import apply, database, definition, dumps, resp, site
 
 TENANT = definition.load([{"name": "a_b", "hosts": ["a.example.org"], "title": "A", "admin": {"email": "a@b"}, "generation": 2}])[0]

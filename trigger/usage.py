@@ -1,0 +1,112 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What ``--help`` says beyond the options, and what a shell needs to complete them."""
+
+from __future__ import annotations
+
+EXIT_CODES = {
+    0: "nothing to do, or done",
+    1: "a fault in the program",
+    2: "wrong arguments, or a trace that cannot be used",
+    3: "the fleet file, the ledger or a file beside them cannot be used",
+    4: "the cloud or the balancer did not answer; nothing was taken away",
+    5: "the plan was not carried out; the next check tries again",
+    6: "another check is under way, or has planned meanwhile",
+    130: "interrupted; the next check goes on from what it finds",
+}
+
+# By command: examples (a command line, what it is for) and what else is worth knowing.
+EXAMPLES: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
+    "check": (
+        (
+            ("moodle-fleet check", "what the timer runs: mostly there is nothing to do"),
+            ("moodle-fleet check --dry-run", "what the next check would do, and why"),
+            ("moodle-fleet check --desired 5", "five web nodes now; later checks decide again by the load"),
+            ("moodle-fleet check --awx-url https://awx.example.org --awx-template 42 --awx-token-file /etc/moodle-fleet/token",
+             "let AWX carry it out"),
+        ),
+        "A check may be ended at any point: the next one sees what is there and goes on.",
+    ),
+    "status": (
+        (
+            ("moodle-fleet status", "nodes, phases, load, the last check, what the next would do"),
+            ("moodle-fleet status --json", "the same for monitoring: .errors, .phases, .sample.load"),
+        ),
+        "Asks the cloud and the balancer; changes and records nothing.",
+    ),
+    "explain": (
+        (("moodle-fleet explain", "the last decision"), ("moodle-fleet explain 1234", "that of check 1234, as 'history' lists them")),
+        "Tells every reason in the order in which they were weighed, and what became of each step.",
+    ),
+    "history": (
+        (("moodle-fleet history -n 5", "the last five checks that did something"),
+         ("moodle-fleet history --all --json", "also those that had nothing to do, as data")),
+        "",
+    ),
+    "pause": (
+        (("moodle-fleet pause --in-only --for 2h --reason exams", "may grow, may not shrink, for two hours"),
+         ("moodle-fleet pause --reason 'database is being moved'", "hold everything until 'moodle-fleet resume'")),
+        "A pause outlives restarts: it stands in the ledger. The bounds min_nodes and max_nodes are kept all the same.",
+    ),
+    "resume": ((("moodle-fleet resume", "end every pause; the next check decides"),), ""),
+    "tenants": (
+        (
+            ("moodle-fleet tenants apply", "after a change of the tenants' list"),
+            ("moodle-fleet tenants check", "try for every pair that one cannot read the other's files, rows and sessions"),
+            ("moodle-fleet tenants backup acme globex", "two of them; without names all"),
+            ("moodle-fleet tenants restore acme --snapshot 1a2b3c4d --overwrite", "back to an earlier state"),
+            ("moodle-fleet tenants restore acme-test --from acme", "a copy of acme's newest backup"),
+        ),
+        "",
+    ),
+    "simulate": (
+        (
+            ("moodle-fleet simulate --trace ledger.sqlite", "the load of the past, with the policy of today"),
+            ("moodle-fleet simulate --trace exam.csv --launch-seconds 90 --price 0.12 --plot exam.html", "what an exam would cost"),
+        ),
+        "Reads the fleet file for the policy alone; nothing is contacted.",
+    ),
+    "completion": (
+        (
+            ("moodle-fleet completion bash", "append it to ~/.bashrc, or write it to /etc/bash_completion.d/moodle-fleet"),
+            ("moodle-fleet completion zsh", "write it to a folder of $fpath, as _moodle-fleet"),
+            ("moodle-fleet completion fish", "write it to ~/.config/fish/completions/moodle-fleet.fish"),
+        ),
+        "",
+    ),
+}
+
+_MAIN = """\
+exit codes:
+{codes}
+
+environment:
+  MOODLE_FLEET_FILE             the fleet file, where --fleet is not given
+  MOODLE_FLEET_AWX_URL, _TEMPLATE, _TOKEN, _TOKEN_FILE
+                                the job template that carries plans out
+  NO_COLOR                      no colours, on a terminal as well
+
+'moodle-fleet COMMAND --help' has examples.
+"""
+
+
+def main_epilog() -> str:
+    """What stands below the list of commands."""
+    return _MAIN.format(codes="\n".join(f"  {code:>3}  {text}" for code, text in EXIT_CODES.items()))
+
+
+def epilog(command: str) -> str:
+    """Examples of a command; each line of them can be run as it stands."""
+    examples, note = EXAMPLES.get(command, (((f"moodle-fleet {command} --json", "as data"),), ""))
+    lines = [f"  $ {line}\n      {text}" for line, text in examples]
+    return "\n".join(["examples:", *lines, *(["", note] if note else [])])
+
+
+def completion(shell: str) -> str:
+    """What a shell has to read so that it completes the command's arguments.
+
+    :raises ImportError: without the package argcomplete.
+    """
+    from argcomplete.shell_integration import shellcode
+
+    return shellcode(["moodle-fleet"], shell=shell)
