@@ -3,7 +3,7 @@
 """The command line: parses arguments, runs one check or shows what the ledger knows.
 
 Exit codes: 0 nothing to do, or done · 1 a fault in the program · 2 wrong arguments · 3 fleet file or ledger
-not usable · 4 cloud or balancer did not answer · 5 the plan was not carried out · 6 another check is under way.
+not usable · 4 cloud, balancer or what was to be read did not answer · 5 the plan was not carried out · 6 another check is under way.
 """
 
 from __future__ import annotations
@@ -99,10 +99,13 @@ def _parser() -> argparse.ArgumentParser:
     stop.add_argument("--for", dest="duration", type=_duration, default=0.0, metavar="TIME",
                       help="for 90s, 30m, 12h or 2d; without it until 'resume'")
     add("resume", _resume, "end every pause")
+    add("events", _events, "read what is coming, from the tenants' databases and the calendar, for the checks to know")
     tenants.arguments(add("tenants", _tenants, "check, back up and restore tenants"))
     sim = add("simulate", _simulate, "let a simulated fleet with this policy follow a load trace")
     sim.add_argument("--trace", required=True, type=Path, metavar="FILE",
                      help="CSV with 'time,load' (seconds or ISO 8601; requests in service), or a ledger")
+    sim.add_argument("--events", type=Path, metavar="FILE",
+                     help="what is known ahead: an iCalendar file, or the events.json that 'moodle-fleet events' left")
     sim.add_argument("--plot", type=Path, metavar="FILE", help="also draw it, as one HTML page")
     for name, default, low, high, text in (
         ("--launch-seconds", 180.0, 1, 86400, "from the decision to the first request served"),
@@ -283,6 +286,27 @@ def _resume(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
     else:
         print(f"{ended} pause{'s' if ended != 1 else ''} ended." if ended else "Nothing was paused.")
     return OK
+
+
+def _events(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
+    from ansible_collections.elearning.moodle_fleet.trigger import events
+
+    if not fleet.events:
+        print(f"moodle-fleet: {fleet.path}: events: is missing: say 'events: {{tenants: true}}' to have quizzes and assignments "
+              "read, or 'events: {tenants: false, calendar: FILE}'", file=sys.stderr)
+        return WRONG_FILE
+    now = time.time()
+    try:
+        with open_ledger(fleet, trace=False) as ledger:
+            data = events.refresh(fleet, policy, ledger, now)
+    except OSError as exc:
+        print(f"moodle-fleet: {fleet.state_dir}: {exc.strerror}: check the folder, its room and its permissions", file=sys.stderr)
+        return WRONG_FILE
+    if arguments.json:
+        _print_json(data)
+    else:
+        print("\n".join(events.lines(data, now)))
+    return BLIND if data["failures"] else OK
 
 
 def _tenants(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:

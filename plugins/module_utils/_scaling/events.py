@@ -107,6 +107,11 @@ class Moment:
     base: float = 0.0
     nodes: int = 0
 
+    @property
+    def ends(self) -> bool:
+        """Whether its people have been there before, and finish now."""
+        return self.kind.endswith("_end")
+
 
 @dataclass(frozen=True)
 class Foreseen:
