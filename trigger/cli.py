@@ -100,6 +100,14 @@ def _parser() -> argparse.ArgumentParser:
                       help="for 90s, 30m, 12h or 2d; without it until 'resume'")
     add("resume", _resume, "end every pause")
     add("events", _events, "read what is coming, from the tenants' databases and the calendar, for the checks to know")
+    cap = add("capacity", _capacity, "what a node can take, and which tier is the nearest to its limit")
+    cap.add_argument("--tiers-only", action="store_true", help="only read database, cache and files, for the checks to know")
+    for name, default, low, high, text in (
+        ("--wait", 0.1, 0, 60, "seconds that 95 %% of the requests may wait for a worker"),
+        ("--think", 30.0, 0, 3600, "seconds between an answer and the learner's next request"),
+        ("--days", 14.0, 0.01, 3650, "how much of the ledger counts"),
+    ):
+        cap.add_argument(name, type=_within(low, high), default=default, metavar="X", help=f"{text} (%(default)g)")
     tenants.arguments(add("tenants", _tenants, "check, back up and restore tenants"))
     sim = add("simulate", _simulate, "let a simulated fleet with this policy follow a load trace")
     sim.add_argument("--trace", required=True, type=Path, metavar="FILE",
@@ -307,6 +315,34 @@ def _events(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
     else:
         print("\n".join(events.lines(data, now)))
     return BLIND if data["failures"] else OK
+
+
+def _capacity(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings import kept
+    from ansible_collections.elearning.moodle_fleet.trigger import capacity
+
+    now = time.time()
+    try:
+        found = capacity.look(fleet)
+    except OSError as exc:
+        print(f"moodle-fleet: {fleet.state_dir}: {exc.strerror}: check the folder, its room and its permissions", file=sys.stderr)
+        return WRONG_FILE
+    data = {"tiers": found["tiers"], "failures": found["failures"], "saturated": kept.saturated(fleet.state_dir, time.time())}
+    if arguments.tiers_only:
+        if arguments.json:
+            _print_json(data)
+        else:
+            for name, why in sorted(found["failures"].items()):
+                print(f"moodle-fleet: {name}: {why}", file=sys.stderr)
+        return BLIND if found["failures"] else OK
+    with open_ledger(fleet, trace=False) as ledger:
+        data |= capacity.model(policy, ledger, now, arguments)
+    data["bottleneck"], data["bottleneck_share"] = capacity.bottleneck(data)
+    if arguments.json:
+        _print_json({"fleet": fleet.name, **data})
+    else:
+        print("\n".join(capacity.lines(fleet.name, data)))
+    return BLIND if found["failures"] else OK
 
 
 def _tenants(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._events import cache, reader
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings import kept, reader
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling import events
@@ -32,7 +32,7 @@ def refresh(fleet: Fleet, policy: Policy, ledger: Ledger, now: float) -> dict[st
 
     :raises OSError: when the file can't be written.
     """
-    before = cache.load(fleet.state_dir)
+    before = kept.load(fleet.state_dir, kept.EVENTS)
     failures: dict[str, str] = {}
     found: list[events.Event] = []
     tenants = 0
@@ -63,7 +63,7 @@ def refresh(fleet: Fleet, policy: Policy, ledger: Ledger, now: float) -> dict[st
         **foreseen.to_data(), "tenants": tenants, "failures": failures, "silent": silent,
         "learnt": {kind: asdict(habit) for kind, habit in learnt.habits.items()}, "service_seconds": round(learnt.seconds, 4),
     }
-    cache.write(fleet.state_dir, data)
+    kept.write(fleet.state_dir, kept.EVENTS, data)
     return data
 
 
@@ -122,7 +122,7 @@ def for_simulation(path: Path, timezone: str, begin: float, end: float) -> event
         try:
             return events.Foreseen.from_data(json.loads(content))
         except (KeyError, TypeError, ValueError) as exc:
-            raise ical.CalendarError(f"{path}: is no file that moodle-fleet events left ({exc}): give its {cache.FILE_NAME}") from exc
+            raise ical.CalendarError(f"{path}: is no file that moodle-fleet events left ({exc}): give its {kept.EVENTS}") from exc
     entries, _silent = ical.entries(content, begin - DAY, end + DAY, timezone)
     return events.Foreseen(tuple(from_calendar(entries, events.Learnt(), begin)), begin)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import BalancerError, Counters
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import FILE_NAME, MEMORY, Ledger
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings import kept
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.decide import decide
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.events import Foreseen
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import (
@@ -147,15 +148,11 @@ def sources_of(fleet: Fleet) -> Sources:
         return "", release
 
     def events() -> Foreseen | None:
-        if not fleet.events:
-            return None
-        from ansible_collections.elearning.moodle_fleet.plugins.module_utils._events import cache
-
-        return cache.foreseen(fleet.state_dir)
+        return kept.foreseen(fleet.state_dir) if fleet.events else None
 
     return Sources(
         nodes=lambda: observed_nodes(cloud), read=read, probe=probe_health, image=image, zones=tuple(cloud.zones()),
-        settle=cloud.settle, events=events,
+        settle=cloud.settle, events=events, saturated=lambda: kept.saturated(fleet.state_dir, time.time()),
     )
 
 

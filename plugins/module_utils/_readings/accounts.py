@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._events.reader import COLUMNS, USER
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings.reader import COLUMNS, USER
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.database import checksum
 
 if TYPE_CHECKING:
