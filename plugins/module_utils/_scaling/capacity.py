@@ -52,6 +52,11 @@ class Curve:
         others = max(0.0, busy - 1.0)
         return self.alone * (1.0 + self.sigma * others + self.kappa * busy * others)
 
+    @property
+    def peak(self) -> float:
+        """Requests in service beyond which more of them give less throughput."""
+        return max(1.0, math.sqrt(max(0.0, 1.0 - self.sigma) / self.kappa)) if self.kappa > 0 else math.inf
+
     def rate(self, busy: float) -> float:
         """Requests a second that leave a node with so many in service (Little's law)."""
         return busy / self.seconds(busy)
@@ -139,8 +144,7 @@ def capacity(curve: Curve, workers: int, nodes: int, wait: float, share: float =
     for _step in range(50):
         middle = (low + high) / 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    # Where kappa makes more concurrency give less throughput, the best is before.
-    busy = max((low * step / 200 for step in range(1, 201)), key=curve.rate)
+    busy = min(low, curve.peak)
     seconds = curve.seconds(busy)
     spare = (workers - busy) * nodes / seconds
     mean = erlang_c(workers * nodes, busy * nodes) / spare if spare > 0 else 0.0
