@@ -24,7 +24,7 @@ SHARE = 0.95
 def look(fleet: Fleet) -> dict[str, Any]:
     """Read the tiers and keep what was found for the checks.
 
-    :raises OSError: when the file can't be written.
+    :raises KeptError: when the file can't be written.
     """
     before = kept.load(fleet.state_dir, kept.TIERS)
     failures: dict[str, str] = {}
@@ -41,7 +41,7 @@ def look(fleet: Fleet) -> dict[str, Any]:
     found = tiers.read(given, addresses, before)
     found["failures"].update(failures)
     kept.write(fleet.state_dir, kept.TIERS, found)
-    return found
+    return {"tiers": found["tiers"], "failures": found["failures"], "saturated": kept.saturated(fleet.state_dir, found["taken"])}
 
 
 def model(policy: Policy, ledger: Ledger, now: float, given: argparse.Namespace) -> dict[str, Any]:
@@ -97,10 +97,14 @@ def lines(name: str, data: Mapping[str, Any]) -> list[str]:
         ]
         if data["extrapolated"]:
             said.append("So many in service were never seen: this is an extrapolation.")
-    for one in data["tiers"]:
-        said.append(f"{one['name']}: {one['share']:.0%} of its limit: {one['text']}")
     where, share = data["bottleneck"], data["bottleneck_share"]
     if where:
         said.append(f"Nearest to its limit: {where} ({share:.0%}).")
+    return said + tier_lines(data)
+
+
+def tier_lines(data: Mapping[str, Any]) -> list[str]:
+    """The tiers, those that hold scaling out back, and those that could not be read."""
+    said = [f"{one['name']}: {one['share']:.0%} of its limit: {one['text']}" for one in data["tiers"]]
     said += [f"More web nodes would not help now ({what}: {how})." for what, how in data["saturated"].items()]
     return said + [f"Not read: {what}: {why}" for what, why in sorted(data["failures"].items())]

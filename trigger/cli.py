@@ -27,6 +27,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check impo
 )
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet, FleetFileError, load
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import LedgerError, Superseded
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings.kept import KeptError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.trigger import tenants
 from ansible_collections.elearning.moodle_fleet.trigger.lock import Locked, single_flight
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Superseded as exc:
         print(f"moodle-fleet: {exc}", file=sys.stderr)
         return BUSY
-    except (FleetFileError, LedgerError) as exc:
+    except (FleetFileError, LedgerError, KeptError) as exc:
         print(f"moodle-fleet: {exc}", file=sys.stderr)
         return WRONG_FILE
     except BrokenPipeError:
@@ -100,8 +101,8 @@ def _parser() -> argparse.ArgumentParser:
                       help="for 90s, 30m, 12h or 2d; without it until 'resume'")
     add("resume", _resume, "end every pause")
     add("events", _events, "read what is coming, from the tenants' databases and the calendar, for the checks to know")
+    add("tiers", _tiers, "read how busy database, cache and shared files are, for the checks to know")
     cap = add("capacity", _capacity, "what a node can take, and which tier is the nearest to its limit")
-    cap.add_argument("--tiers-only", action="store_true", help="only read database, cache and files, for the checks to know")
     for name, default, low, high, text in (
         ("--wait", 0.1, 0, 60, "seconds that 95 %% of the requests may wait for a worker"),
         ("--think", 30.0, 0, 3600, "seconds between an answer and the learner's next request"),
@@ -304,12 +305,8 @@ def _events(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
               "read, or 'events: {tenants: false, calendar: FILE}'", file=sys.stderr)
         return WRONG_FILE
     now = time.time()
-    try:
-        with open_ledger(fleet, trace=False) as ledger:
-            data = events.refresh(fleet, policy, ledger, now)
-    except OSError as exc:
-        print(f"moodle-fleet: {fleet.state_dir}: {exc.strerror}: check the folder, its room and its permissions", file=sys.stderr)
-        return WRONG_FILE
+    with open_ledger(fleet, trace=False) as ledger:
+        data = events.refresh(fleet, policy, ledger, now)
     if arguments.json:
         _print_json(data)
     else:
@@ -317,32 +314,29 @@ def _events(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
     return BLIND if data["failures"] else OK
 
 
-def _capacity(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
-    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings import kept
+def _tiers(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
     from ansible_collections.elearning.moodle_fleet.trigger import capacity
 
-    now = time.time()
-    try:
-        found = capacity.look(fleet)
-    except OSError as exc:
-        print(f"moodle-fleet: {fleet.state_dir}: {exc.strerror}: check the folder, its room and its permissions", file=sys.stderr)
-        return WRONG_FILE
-    data = {"tiers": found["tiers"], "failures": found["failures"], "saturated": kept.saturated(fleet.state_dir, time.time())}
-    if arguments.tiers_only:
-        if arguments.json:
-            _print_json(data)
-        else:
-            for name, why in sorted(found["failures"].items()):
-                print(f"moodle-fleet: {name}: {why}", file=sys.stderr)
-        return BLIND if found["failures"] else OK
+    data = capacity.look(fleet)
+    if arguments.json:
+        _print_json({"fleet": fleet.name, **data})
+    else:
+        print("\n".join(capacity.tier_lines(data)))
+    return BLIND if data["failures"] else OK
+
+
+def _capacity(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
+    from ansible_collections.elearning.moodle_fleet.trigger import capacity
+
+    data = capacity.look(fleet)
     with open_ledger(fleet, trace=False) as ledger:
-        data |= capacity.model(policy, ledger, now, arguments)
+        data |= capacity.model(policy, ledger, time.time(), arguments)
     data["bottleneck"], data["bottleneck_share"] = capacity.bottleneck(data)
     if arguments.json:
         _print_json({"fleet": fleet.name, **data})
     else:
         print("\n".join(capacity.lines(fleet.name, data)))
-    return BLIND if found["failures"] else OK
+    return BLIND if data["failures"] else OK
 
 
 def _tenants(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:

@@ -30,7 +30,7 @@ def refresh(fleet: Fleet, policy: Policy, ledger: Ledger, now: float) -> dict[st
 
     Who can't be read keeps what was known of him before: an exam does not vanish with a connection.
 
-    :raises OSError: when the file can't be written.
+    :raises KeptError: when the file can't be written.
     """
     before = kept.load(fleet.state_dir, kept.EVENTS)
     failures: dict[str, str] = {}

@@ -16,6 +16,10 @@ EVENTS = "events.json"
 TIERS = "tiers.json"
 
 
+class KeptError(Exception):
+    """A file can't be written. The message names it and what to do."""
+
+
 def load(folder: Path, name: str) -> dict[str, Any]:
     """The content of a file; empty where there is none, or none that can be used."""
     try:
@@ -28,16 +32,20 @@ def load(folder: Path, name: str) -> dict[str, Any]:
 def write(folder: Path, name: str, data: Mapping[str, Any]) -> None:
     """Replace a file at once: whoever reads sees the old content or the new one.
 
-    :raises OSError: when the folder can't be written.
+    :raises KeptError: when the folder can't be written.
     """
     new = folder / f"{name}.{os.getpid()}"
     try:
-        # The names of a course's quizzes are nobody else's business.
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            json.dump(data, file, ensure_ascii=False, separators=(",", ":"))
-        os.replace(new, folder / name)
-    finally:
-        new.unlink(missing_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            # The names of a course's quizzes are nobody else's business.
+            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+                json.dump(data, file, ensure_ascii=False, separators=(",", ":"))
+            os.replace(new, folder / name)
+        finally:
+            new.unlink(missing_ok=True)
+    except OSError as exc:
+        raise KeptError(f"{folder / name}: {exc.strerror}: check the folder, its room and its permissions") from exc
 
 
 def foreseen(folder: Path) -> Foreseen:

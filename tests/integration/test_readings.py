@@ -1,22 +1,23 @@
 # Copyright: Moodle Fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Reading events from a real MariaDB, as a user with rights to a few columns. The shapes are those of Moodle 4.5, cut down to
-what matters; test_moodle.py reads those of a real site."""
+"""Reading events and the tiers' state from a real MariaDB and a real Redis, as users with hardly any rights. The shapes of the tables are
+those of Moodle 4.5, cut down to what matters; test_moodle.py reads those of a real site."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pymysql
 import pytest
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings import accounts, reader
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings import accounts, reader, tiers
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.events import Event
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import database
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import database, resp
 
 from .test_managed_services import free_port, wait_for
 
@@ -249,3 +250,88 @@ def test_a_query_that_takes_too_long_is_ended(admin: tuple[database.Server, int]
     slow = f"SET STATEMENT max_statement_time=0.2 FOR SELECT SUM(a.id * b.id) FROM {site.name}.mdl_modules a, {site.name}.mdl_modules b WHERE SLEEP(1) = 0"
     monkeypatch.setattr(reader, "query", lambda _database: slow)
     assert "was ended" in reader.read(access(admin[1], "acme"), NOW)[1]["acme"]
+
+
+# -- the tiers' state ----------------------------------------------------------------------------------------------------
+
+
+def test_waiting_for_row_locks_fills_a_database(admin: tuple[database.Server, int], site: Site) -> None:
+    server, port = admin
+    given = access(port, "acme")
+    first = tiers.read(given, [], {})
+    assert first["failures"] == {} and [one["name"] for one in first["tiers"]] == ["database"]
+    assert first["tiers"][0]["share"] < 1 and first["full"] == {}
+    server.query(f"CREATE TABLE {site.name}.counters (id INT PRIMARY KEY, value INT) ENGINE=InnoDB")
+    server.query(f"INSERT INTO {site.name}.counters VALUES (1, 0)")
+    login = {"host": "127.0.0.1", "port": port, "user": "fleet_admin", "password": "admin-password"}
+    holder = pymysql.connect(**login)
+    number = 2 * max(4, os.cpu_count() or 1) + 2
+
+    def count() -> None:
+        with pymysql.connect(**login, autocommit=True) as connection, connection.cursor() as cursor:
+            cursor.execute(f"UPDATE {site.name}.counters SET value = value + 1 WHERE id = 1")
+
+    with holder.cursor() as cursor:
+        cursor.execute(f"UPDATE {site.name}.counters SET value = 0 WHERE id = 1")
+        waiters = [threading.Thread(target=count) for _waiter in range(number)]
+        for waiter in waiters:
+            waiter.start()
+        time.sleep(1.5)
+        during = tiers.read(given, [], first)
+        holder.commit()
+    for waiter in waiters:
+        waiter.join()
+    holder.close()
+    assert "threads run" in during["tiers"][0]["text"] and during["tiers"][0]["share"] >= 1
+    assert during["full"] == {"database": during["taken"]}
+    after = tiers.read(given, [], first)
+    assert "wait for row locks" in after["tiers"][0]["text"]
+
+
+@pytest.fixture(name="redis")
+def start_redis(tmp_path: Path) -> Iterator[tuple[resp.Connection, dict[str, object]]]:
+    """A Redis with users in a file, and where it is."""
+    port = free_port()
+    (tmp_path / "users.acl").write_text("user default on >admin-password ~* &* +@all\n")
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--aclfile", str(tmp_path / "users.acl"), "--save", "",
+             "--maxmemory", "100mb", "--maxmemory-policy", "noeviction", "--dir", str(tmp_path)],
+            executable=shutil.which("redis-server") or shutil.which("redis-check-rdb"), stdout=output, stderr=output,
+        )
+    wait_for(lambda: resp.Connection("127.0.0.1", port, "default", "admin-password").call("PING"), process, log)
+    with resp.Connection("127.0.0.1", port, "default", "admin-password") as connection:
+        yield connection, {"host": "127.0.0.1", "port": port, "tls": False}
+    process.terminate()
+    process.wait(30)
+
+
+def test_redis_tells_its_state_to_a_user_that_reaches_no_key(redis: tuple[resp.Connection, dict[str, object]]) -> None:
+    connection, place = redis
+    given = reader.Access(PASSWORD, {}, [], [place])
+    refused = tiers.read(given, [], {})
+    assert "does not tell" in refused["failures"][f"cache 127.0.0.1:{place['port']}"] and refused["tiers"] == []
+    connection.pipeline(accounts.redis_commands(connection, PASSWORD))
+    resp.save(connection)
+    assert accounts.redis_commands(connection, PASSWORD) == []
+    assert accounts.redis_commands(connection, "another") != []
+    first = tiers.read(given, [], {})
+    assert first["failures"] == {}
+    connection.pipeline([("SET", f"t:acme:{number}", "x" * 1000) for number in range(90_000)])
+    time.sleep(1.0)
+    second = tiers.read(given, [], first)
+    assert second["tiers"][0]["share"] >= 0.9 and "nothing may go" in second["tiers"][0]["text"]
+    with resp.Connection("127.0.0.1", int(str(place["port"])), reader.USER, PASSWORD) as user:
+        for words in (("GET", "t:acme:1"), ("KEYS", "*"), ("ACL", "LIST"), ("CONFIG", "GET", "*"), ("FLUSHALL",)):
+            with pytest.raises(resp.RedisError, match="NOPERM"):
+                user.call(*words)
+
+
+def test_tiers_that_do_not_answer_are_named_and_full_of_nothing() -> None:
+    port = free_port()
+    given = reader.Access(PASSWORD, {"default": {"host": "127.0.0.1", "port": port}}, [{"name": "acme", "database": "x", "server": "default"}],
+                          [{"host": "127.0.0.1", "port": port}])
+    found = tiers.read(given, ["127.0.0.1"], {"taken": time.time() - 30, "full": {"database": 1.0}})
+    assert (found["tiers"], found["full"]) == ([], {})
+    assert set(found["failures"]) == {"database", f"cache 127.0.0.1:{port}"}
