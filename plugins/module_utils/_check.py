@@ -57,7 +57,7 @@ def _nothing_saturated() -> Mapping[str, str]:
     return {}
 
 
-def _nothing_foreseen() -> Foreseen | None:
+def _nothing_foreseen(_until: float) -> Foreseen | None:
     return None
 
 
@@ -71,7 +71,7 @@ class Sources:
     image: Callable[[str], tuple[str, str]]
     clock: Callable[[], float] = time.time
     saturated: Callable[[], Mapping[str, str]] = _nothing_saturated
-    events: Callable[[], Foreseen | None] = _nothing_foreseen
+    events: Callable[[float], Foreseen | None] = _nothing_foreseen
     new_token: Callable[[], str] = lambda: os.urandom(5).hex()
     zones: Sequence[str] = ()
     settle: float = 0.0
@@ -147,8 +147,8 @@ def sources_of(fleet: Fleet) -> Sources:
             return str(one["id"]), str(one.get("release", ""))
         return "", release
 
-    def events() -> Foreseen | None:
-        return kept.foreseen(fleet.state_dir) if fleet.events else None
+    def events(until: float) -> Foreseen | None:
+        return kept.foreseen(fleet.state_dir, until) if fleet.events else None
 
     return Sources(
         nodes=lambda: observed_nodes(cloud), read=read, probe=probe_health, image=image, zones=tuple(cloud.zones()),
@@ -266,9 +266,10 @@ def check(
     if policy.forecast != "off":
         since, slots = ledger.slots(wanted_slots(now, lead, policy.timezone))
         ahead = outlook(slots, now, lead, policy.timezone, since)
-    known = sources.events() if policy.events != "off" else None
+    until = now + lead + EVENTS_AHEAD
+    known = sources.events(until) if policy.events != "off" else None
     # Only what can matter now is kept with the decision.
-    known = known and known.near(now, now + lead + EVENTS_AHEAD)
+    known = known and known.near(now, until)
     decision = decide(
         policy, taken, seen, history, now, pauses=ledger.pauses(now), saturated=saturated, manual=manual,
         outlook=ahead, launch_seconds=lead, events=known,

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,10 +49,10 @@ def write(folder: Path, name: str, data: Mapping[str, Any]) -> None:
         raise KeptError(f"{folder / name}: {exc.strerror}: check the folder, its room and its permissions") from exc
 
 
-def foreseen(folder: Path) -> Foreseen:
-    """What is known ahead; nothing, read never, where the file is missing or damaged."""
+def foreseen(folder: Path, until: float = math.inf) -> Foreseen:
+    """What begins before ``until``; nothing, read never, where the file is missing or damaged."""
     try:
-        return Foreseen.from_data(load(folder, EVENTS))
+        return Foreseen.from_data(load(folder, EVENTS), until)
     except (KeyError, TypeError, ValueError):
         return Foreseen()
 

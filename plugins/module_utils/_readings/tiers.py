@@ -35,13 +35,13 @@ def database(given: reader.Access, server: str) -> dict[str, float]:
             for look in range(LOOKS):
                 time.sleep(PAUSE if look else 0)
                 cursor.execute("SHOW GLOBAL STATUS WHERE Variable_name IN ('Threads_running', 'Threads_connected', 'Uptime',"
-                               " 'Innodb_row_lock_time', 'Innodb_row_lock_current_waits')")
+                               " 'Innodb_row_lock_time')")
                 status = {str(name).lower(): float(value) for name, value in cursor.fetchall()}
                 running.append(status["threads_running"] - 1)  # without this one
         return {
             "taken": time.time(), "up": status["uptime"], "cpus": float(cpus), "connections": float(connections),
             "running": sorted(running)[LOOKS // 2], "connected": status["threads_connected"],
-            "lock_seconds": status["innodb_row_lock_time"] / 1000.0, "lock_waits": status["innodb_row_lock_current_waits"],
+            "lock_seconds": status["innodb_row_lock_time"] / 1000.0,
         }
     except (reader.pymysql.MySQLError, OSError, KeyError, ValueError, TypeError) as exc:
         raise reader.ReadError(f"the database server {server} does not tell its status: {exc}") from exc

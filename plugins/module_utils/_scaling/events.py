@@ -129,13 +129,15 @@ class Foreseen:
         return {"read": self.read, "moments": [asdict(one) for one in self.moments]}
 
     @classmethod
-    def from_data(cls, data: Mapping[str, Any]) -> Foreseen:
-        """Back from :meth:`to_data`.
+    def from_data(cls, data: Mapping[str, Any], until: float = math.inf) -> Foreseen:
+        """Back from :meth:`to_data`, without what begins at ``until`` or later.
 
         :raises ValueError, TypeError, KeyError: when the data are none.
         """
         moments = []
         for one in data["moments"]:
+            if one["begin"] >= until:
+                continue
             moment = Moment(**{**one, **{key: float(one.get(key, 0)) for key in ("at", "begin", "end", "load", "base")}})
             if not all(math.isfinite(value) for value in (moment.begin, moment.end, moment.load, moment.base)):
                 raise ValueError(f"{moment.name!r} has numbers that are none")
