@@ -270,7 +270,7 @@ def _for_moments(situation: Situation, there: Sequence[Moment], point: float) ->
     if added < 1.0:
         return nodes, 0.0
     base = max([one.base for one in there])
-    if point > situation.now and situation.sample.trusted and not any([one.ends for one in there]):
+    if point > situation.now and situation.sample.trusted and not any(one.ends for one in there):
         # Whoever is to come is not in the present load; whoever is to finish is.
         base = max(base, situation.sample.load)
     return max(nodes, math.ceil((base + added) / (situation.workers * situation.policy.target) - 1e-9)), added
