@@ -126,6 +126,13 @@ def test_slow_minutes_are_no_contention() -> None:
     assert shared is not None and shared.seconds(7.0) == pytest.approx(0.32, rel=0.12)
 
 
+def test_times_that_fall_with_the_load_are_no_negative_contention() -> None:
+    """Long reports at night, short pages by day."""
+    night = [Sample(1000.0 + t, 15.0, 4.0 + t % 40, 3, 0, 64, 8, round(15 * (4.0 + t % 40) / (0.5 - 0.008 * (t % 40))), True) for t in range(800)]
+    found = capacity.fit(night)
+    assert found is not None and (found.sigma, found.kappa) == (0.0, 0.0) and 0.18 < found.alone < 0.5
+
+
 def test_what_cannot_be_told_is_not_told() -> None:
     assert capacity.fit([]) is None
     assert capacity.fit(played(Curve(0.2), 8, number=20)) is None

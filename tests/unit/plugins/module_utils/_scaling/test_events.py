@@ -86,7 +86,11 @@ def test_exams_at_the_same_time_add_up_and_others_do_not() -> None:
     assert "acme: 'Final exam'" in told(decision) and "globex: 'Test 2'" in told(decision) and "umbrella" not in told(decision)
     many = [dataclasses.replace(EXAM, tenant=f"t{number}", enrolled=10) for number in range(200)]
     assert "197 more → 10 nodes" in told(decided(NINE - 400, *moments(*many)))
-    assert decided(NINE - 400, *moments(many[0])).desired == 2
+    # Ten people are what the target leaves free anyhow.
+    assert told(decided(NINE - 400, *moments(many[0]))) == ""
+    # One is over before the other begins, though both lie within a launch from now.
+    soon = dataclasses.replace(EXAM, tenant="globex", opens=NINE + 950, closes=NINE + 7200)
+    assert decided(NINE + 600, *moments(EXAM, soon), size=9).recommended == 9
 
 
 def test_a_quiz_of_weeks_is_no_exam() -> None:
@@ -194,7 +198,8 @@ def test_only_what_is_over_is_past() -> None:
 def test_service_time_by_littles_law_while_none_waits() -> None:
     calm = [Sample(NINE + 15 * i, 15, 6.0, 6, 0, 40, 10, 450, True) for i in range(10)]
     full = [Sample(NINE + 15 * i, 15, 60.0, 40, 20, 40, 10, 900, True) for i in range(10)]
-    assert events.service_seconds([*calm, *full]) == pytest.approx(0.2)
+    queued = [Sample(NINE + 15 * i, 15, 25.0, 20, 5, 40, 10, 450, True) for i in range(10)]
+    assert events.service_seconds([*calm, *full, *queued]) == pytest.approx(0.2)
     assert events.service_seconds(calm[:1]) == events.SERVICE_SECONDS
 
 
