@@ -76,6 +76,7 @@ def redis_commands(connection: Connection, password: str) -> list[tuple[str, ...
     lines = connection.call("ACL", "LIST")
     for line in lines if isinstance(lines, list) else ():
         words = str(line).split()
-        if words[1] == USER and [word for word in words[2:] if word == "on" or word[0] in "#~&%+"] == [*wanted, "+info", "+ping"]:
+        # Redis tells commands in an order of its own.
+        if words[1] == USER and {word for word in words[2:] if word == "on" or word[0] in "#~&%+"} == {*wanted, "+info", "+ping"}:
             return []
     return [("ACL", "SETUSER", USER, "reset", *wanted, "-@all", "+info", "+ping")]
