@@ -133,12 +133,12 @@ def test_a_quiz_that_opens_soon_raises_the_floor(moodle: LocalFleet) -> None:
         cursor.execute("INSERT INTO mdl_course_modules (course, module, instance, visible) SELECT %s, id, %s, 1 FROM mdl_modules"
                        " WHERE name = 'quiz'", (course, cursor.lastrowid))
         cursor.execute("INSERT INTO mdl_enrol (enrol, status, courseid) VALUES ('manual', 0, %s)", (course,))
-        cursor.execute("INSERT INTO mdl_user_enrolments (status, enrolid, userid) SELECT 0, %s, 1000 + seq FROM seq_1_to_700", (cursor.lastrowid,))
+        cursor.execute("INSERT INTO mdl_user_enrolments (status, enrolid, userid) SELECT 0, %s, 1000 + seq FROM seq_1_to_3000", (cursor.lastrowid,))
     done = moodle.command("events", "--json", events="{tenants: true}")
     found = json.loads(done.stdout)
     assert done.returncode == 0 and found["failures"] == {}, found["failures"]
     start = next(one for one in found["moments"] if one["kind"] == "exam_start")
-    assert (start["tenant"], start["name"], start["people"], start["at"]) == ("acme", "Final exam", 700, opens)
+    assert (start["tenant"], start["name"], start["people"], start["at"]) == ("acme", "Final exam", 3000, opens)
     # The check reads what was kept; its floor is bounded by the policy.
     checked = json.loads(moodle.command("check", "--dry-run", "--json", events="{tenants: true}").stdout)
     reasons = {reason["code"]: reason for reason in checked["decision"]["reasons"]}

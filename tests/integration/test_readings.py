@@ -222,6 +222,11 @@ def test_rights_are_given_once_completed_and_taken_back(admin: tuple[database.Se
     assert allow(server, [site.name]) == []
     server.query(f"CREATE TABLE {site.name}.mdl_quiz (id BIGINT, course BIGINT, name TEXT, timeopen BIGINT, timeclose BIGINT)")
     assert allow(server, [site.name]) == [f"GRANT SELECT (timeopen) ON `{site.name}`.`mdl_quiz` TO %s@%s"]
+    # Nor does a column that another version of Moodle has: who reads it is told.
+    server.query(f"ALTER TABLE {site.name}.mdl_course DROP COLUMN visible")
+    server.query(f"REVOKE SELECT (visible) ON {site.name}.mdl_course FROM fleet_reader@'127.0.0.1'")
+    assert allow(server, [site.name]) == []
+    assert "a site without quizzes or assignments" in reader.read(access(admin[1], "acme"), NOW)[1]["acme"]
     server.query(f"GRANT SELECT (course), SELECT (visible) ON {site.name}.mdl_course_modules TO fleet_reader@'127.0.0.1'")
     server.query(f"CREATE TABLE {site.name}.mdl_other (secret INT)")
     server.query(f"GRANT SELECT (secret) ON {site.name}.mdl_other TO fleet_reader@'127.0.0.1'")

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.resp import Connection
 
 Statement = tuple[str, tuple[str, ...]]
-Rights = Mapping[tuple[str, str], frozenset[str]]
 WANTED = {table: frozenset(columns) for table, columns in COLUMNS.items()}
 
 
@@ -40,28 +39,30 @@ def database_statements(server: Server, databases: Iterable[str], password: str,
         needed.append(("ALTER USER %s@%s IDENTIFIED BY %s", (USER, host, password)))
     kept = set(databases)
     lacking = sorted(name for name in kept if any(found.get((name, table)) != columns for table, columns in WANTED.items()))
-    tables: set[tuple[str, str]] = set()
+    present: dict[tuple[str, str], set[str]] = {}
     for name in lacking:
         marks = ", ".join(["%s"] * len(COLUMNS))
-        tables |= set(server.query(
-            f"SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME IN ({marks})",
-            (name, *COLUMNS),
-        ))
-    return needed + rights(found, kept, tables, host)
+        for table, column in server.query(
+            "SELECT TABLE_NAME, COLUMN_NAME FROM information_schema.COLUMNS"
+            f" WHERE TABLE_SCHEMA = %s AND TABLE_NAME IN ({marks})", (name, *COLUMNS),
+        ):
+            present.setdefault((name, table), set()).add(column)
+    return needed + rights(found, kept, present, host)
 
 
 def rights(
-    found: Mapping[tuple[str, str], set[str]], databases: Iterable[str], tables: Iterable[tuple[str, str]], host: str
+    found: Mapping[tuple[str, str], set[str]], databases: Iterable[str], present: Mapping[tuple[str, str], set[str]], host: str
 ) -> list[Statement]:
-    """The grants that are missing, of tables that exist, and the revocations of what nobody needs any more."""
+    """The grants that are missing, of columns that exist, and the revocations of what nobody needs any more."""
     needed: list[Statement] = []
     kept = set(databases)
     for database, table in sorted(found):
         surplus = found[database, table] - (WANTED.get(table, frozenset()) if database in kept else frozenset())
         if surplus:
             needed.append((f"REVOKE SELECT ({', '.join(sorted(surplus))}) ON `{database}`.`{table}` FROM %s@%s", (USER, host)))
-    for database, table in sorted(tables):
-        missing = [column for column in COLUMNS[table] if column not in found.get((database, table), ())]
+    for database, table in sorted(present):
+        known = found.get((database, table), set())
+        missing = [column for column in COLUMNS[table] if column in present[database, table] - known]
         if missing:
             needed.append((f"GRANT SELECT ({', '.join(missing)}) ON `{database}`.`{table}` TO %s@%s", (USER, host)))
     return needed

@@ -160,7 +160,7 @@ def _event(tenant: str, row: Sequence[Any]) -> Event:
 def _reason(exc: Exception) -> str:
     code = exc.args[0] if exc.args and isinstance(exc.args[0], int) else 0
     text = str(exc.args[1]) if len(exc.args) > 1 else str(exc)
-    if code in (1142, 1143, 1044, 1146):
+    if code in (1044, 1054, 1142, 1143, 1146):
         return f"{text}: run playbooks/tenants.yml, which lets {USER} read; a site without quizzes or assignments can't be read"
     if code == 1969:
         return f"the query took longer than {QUERY_SECONDS} s and was ended"
