@@ -25,6 +25,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check impo
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet, FleetFileError, load
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import LedgerError, Superseded
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings.kept import KeptError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.trigger import tenants, usage
 from ansible_collections.elearning.moodle_fleet.trigger.lock import Locked, single_flight
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code, message = WRONG_ARGUMENTS, str(exc)
     except (Locked, Superseded) as exc:
         code, message = BUSY, str(exc)
-    except (FleetFileError, LedgerError) as exc:
+    except (FleetFileError, LedgerError, KeptError) as exc:
         code, message = WRONG_FILE, str(exc)
     except (CloudError, BalancerError) as exc:
         code, message = BLIND, str(exc)
@@ -125,10 +126,21 @@ def _parser() -> argparse.ArgumentParser:
     add("resume", _resume, "end every pause")
     add("completion", _completion, "what a shell needs to complete commands and options").add_argument(
         "shell", choices=("bash", "zsh", "fish", "tcsh", "powershell"), help="the shell that reads it")
+    add("events", _events, "read what is coming, from the tenants' databases and the calendar, for the checks to know")
+    add("tiers", _tiers, "read how busy database, cache and shared files are, for the checks to know")
+    cap = add("capacity", _capacity, "what a node can take, and which tier is the nearest to its limit")
+    for name, default, low, high, text in (
+        ("--wait", 0.1, 0, 60, "seconds that 95 %% of the requests may wait for a worker"),
+        ("--think", 30.0, 0, 3600, "seconds between an answer and the learner's next request"),
+        ("--days", 14.0, 0.01, 3650, "how much of the ledger counts"),
+    ):
+        cap.add_argument(name, type=_within(low, high), default=default, metavar="X", help=f"{text} (%(default)g)")
     tenants.arguments(add("tenants", _tenants, "check, back up and restore tenants"))
     sim = add("simulate", _simulate, "let a simulated fleet with this policy follow a load trace")
     sim.add_argument("--trace", required=True, type=Path, metavar="FILE",
                      help="CSV with 'time,load' (seconds or ISO 8601; requests in service), or a ledger")
+    sim.add_argument("--events", type=Path, metavar="FILE",
+                     help="what is known ahead: an iCalendar file, or the events.json that 'moodle-fleet events' left")
     sim.add_argument("--plot", type=Path, metavar="FILE", help="also draw it, as one HTML page")
     for name, default, low, high, text in (
         ("--launch-seconds", 180.0, 1, 86400, "from the decision to the first request served"),
@@ -311,6 +323,48 @@ def _resume(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
     else:
         print(f"{ended} pause{'s' if ended != 1 else ''} ended." if ended else "Nothing was paused.")
     return OK
+
+
+def _events(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
+    from ansible_collections.elearning.moodle_fleet.trigger import events
+
+    if not fleet.events:
+        print(f"moodle-fleet: {fleet.path}: events: is missing: say 'events: {{tenants: true}}' to have quizzes and assignments "
+              "read, or 'events: {tenants: false, calendar: FILE}'", file=sys.stderr)
+        return WRONG_FILE
+    now = time.time()
+    with open_ledger(fleet, trace=False) as ledger:
+        data = events.refresh(fleet, policy, ledger, now)
+    if arguments.json:
+        _print_json(data)
+    else:
+        print("\n".join(events.lines(data, now)))
+    return BLIND if data["failures"] else OK
+
+
+def _tiers(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
+    from ansible_collections.elearning.moodle_fleet.trigger import capacity
+
+    data = capacity.look(fleet)
+    if arguments.json:
+        _print_json({"fleet": fleet.name, **data})
+    else:
+        print("\n".join(capacity.tier_lines(data)))
+    return BLIND if data["failures"] else OK
+
+
+def _capacity(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
+    from ansible_collections.elearning.moodle_fleet.trigger import capacity
+
+    data = capacity.look(fleet)
+    with open_ledger(fleet, trace=False) as ledger:
+        data |= capacity.model(policy, ledger, time.time(), arguments)
+    data["bottleneck"], data["bottleneck_share"] = capacity.bottleneck(data)
+    if arguments.json:
+        _print_json({"fleet": fleet.name, **data})
+    else:
+        print("\n".join(capacity.lines(fleet.name, data)))
+    return BLIND if data["failures"] else OK
 
 
 def _tenants(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:

@@ -127,8 +127,16 @@ def run_command(fleet_name: str, policy: Policy, arguments: Any) -> tuple[dict[s
         metric_lag=arguments.metric_lag, launch_failures=arguments.launch_failures, node_life=arguments.node_life,
         service_seconds=arguments.service_seconds, seed=arguments.seed,
     )
+    known = None
+    if arguments.events:
+        from ansible_collections.elearning.moodle_fleet.trigger import events, ical
+
+        try:
+            known = events.for_simulation(arguments.events, policy.timezone, trace.begin, trace.end)
+        except ical.CalendarError as exc:
+            raise TraceError(f"--events: {exc}") from exc
     begun = time.perf_counter()
-    outcome = simulate(policy, trace, model)
+    outcome = simulate(policy, trace, model, events=known)
     seconds = time.perf_counter() - begun
     data = result(policy, trace, model, outcome, again, patience=arguments.patience, price=arguments.price)
     if arguments.plot:

@@ -45,6 +45,11 @@ options:
   scaling:
     description: The scaling policy.
     type: dict
+  events:
+    description:
+      - What the scaling may know ahead. C(tenants) says whether the tenants' quizzes and assignments are read (they are, by default),
+        C(calendar) is an iCalendar file or its address.
+    type: dict
   management_networks:
     description: Networks from which the balancer's counters may be read, beside the fleet's own.
     type: list

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import BalancerError, Counters
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import FILE_NAME, MEMORY, Ledger
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings import kept
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.decide import decide
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.events import Foreseen
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import (
     launch_seconds,
     outlook,
@@ -22,6 +24,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.fo
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.metrics import sample as judge
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.plan import plan as make_plan
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.recommend import EVENTS_AHEAD
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import (
     Survey,
     phases,
@@ -54,6 +57,10 @@ def _nothing_saturated() -> Mapping[str, str]:
     return {}
 
 
+def _nothing_foreseen(_until: float) -> Foreseen | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Sources:
     """Where a check looks: every access to the outside world, so that tests and the simulator can stand in."""
@@ -64,6 +71,7 @@ class Sources:
     image: Callable[[str], tuple[str, str]]
     clock: Callable[[], float] = time.time
     saturated: Callable[[], Mapping[str, str]] = _nothing_saturated
+    events: Callable[[float], Foreseen | None] = _nothing_foreseen
     new_token: Callable[[], str] = lambda: os.urandom(5).hex()
     zones: Sequence[str] = ()
     settle: float = 0.0
@@ -139,9 +147,12 @@ def sources_of(fleet: Fleet) -> Sources:
             return str(one["id"]), str(one.get("release", ""))
         return "", release
 
+    def events(until: float) -> Foreseen | None:
+        return kept.foreseen(fleet.state_dir, until) if fleet.events else None
+
     return Sources(
         nodes=lambda: observed_nodes(cloud), read=read, probe=probe_health, image=image, zones=tuple(cloud.zones()),
-        settle=cloud.settle,
+        settle=cloud.settle, events=events, saturated=lambda: kept.saturated(fleet.state_dir, time.time()),
     )
 
 
@@ -255,9 +266,13 @@ def check(
     if policy.forecast != "off":
         since, slots = ledger.slots(wanted_slots(now, lead, policy.timezone))
         ahead = outlook(slots, now, lead, policy.timezone, since)
+    until = now + lead + EVENTS_AHEAD
+    known = sources.events(until) if policy.events != "off" else None
+    # Only what can matter now is kept with the decision.
+    known = known and known.near(now, until)
     decision = decide(
         policy, taken, seen, history, now, pauses=ledger.pauses(now), saturated=saturated, manual=manual,
-        outlook=ahead, launch_seconds=lead,
+        outlook=ahead, launch_seconds=lead, events=known,
     )
     image, image_release = "", release
     if decision.desired > seen.size:
@@ -279,7 +294,7 @@ def check(
             message="; ".join(errors),
             seen={intent.token: visible(intent, nodes) for intent in open_intents},
             expired=expired,
-            inputs=_inputs(now, seen, saturated, manual, ahead, lead),
+            inputs=_inputs(now, seen, saturated, manual, ahead, lead, known),
         )
         if not steps:
             ledger.prune(now, policy.keep_days)
@@ -342,7 +357,8 @@ def _blind(
 
 
 def _inputs(
-    now: float, seen: Survey, saturated: Mapping[str, str], manual: int | None, ahead: Outlook | None, lead: float
+    now: float, seen: Survey, saturated: Mapping[str, str], manual: int | None, ahead: Outlook | None, lead: float,
+    known: Foreseen | None,
 ) -> dict[str, Any]:
     """What the decision was made from besides sample, history and pauses; ``simulate`` makes it again."""
     data: dict[str, Any] = {"now": now, "size": seen.size, "sick": seen.sick, "known": seen.members_known, "launch": lead}
@@ -354,6 +370,8 @@ def _inputs(
         data["manual"] = manual
     if ahead is not None:
         data["outlook"] = ahead.to_data()
+    if known is not None:
+        data["events"] = known.to_data()
     return data
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -84,8 +84,8 @@ class FleetFileError(Exception):
 class Fleet:
     """A validated fleet file with every default filled in.
 
-    ``cloud``, ``balancer``, ``services`` and ``scaling`` are the file's sections; ``state_dir`` is the controller's
-    folder for this fleet (keys, host keys, ledger).
+    ``cloud``, ``balancer``, ``services``, ``scaling`` and ``events`` are the file's sections, the last one empty where nothing
+    is to be known ahead; ``state_dir`` is the controller's folder for this fleet (keys, host keys, ledger).
     """
 
     name: str
@@ -95,6 +95,14 @@ class Fleet:
     balancer: Mapping[str, Any]
     services: Mapping[str, Mapping[str, Any]]
     scaling: Mapping[str, Any]
+    events: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _calendar_problem(value: str) -> str | None:
+    scheme = value.partition("://")[0]
+    if not value.strip() or scheme != value and scheme not in ("https", "http"):
+        return "give an iCalendar file (relative to this file) or its https address"
+    return None
 
 
 def _endpoint_problem(value: str) -> str | None:
@@ -150,6 +158,11 @@ _TOP = {
     "balancer": Field(dict, default={"driver": "haproxy"}),
     "services": Field(dict, default={}, fields=SERVICES),
     "scaling": Field(dict, default={}),
+    # What is known ahead: from the tenants' databases, and from the operator's calendar.
+    "events": Field(dict, fields={
+        "tenants": Field(bool, default=True),
+        "calendar": Field(str, check=_calendar_problem),
+    }),
     "management_networks": Field(list, default=[], items=Field(str, check=_network_problem)),
     # Ansible's own inventory options pass through.
     "cache": Field(bool), "cache_plugin": Field(str), "cache_timeout": Field(int), "cache_connection": Field(str),
@@ -226,6 +239,7 @@ def validate(values: Any, path: str | os.PathLike[str]) -> Fleet:
         balancer={**top["balancer"], "management_networks": top["management_networks"]},
         services=services,
         scaling=top["scaling"],
+        events=top["events"] or {},
     )
 
 

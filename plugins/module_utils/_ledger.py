@@ -350,6 +350,11 @@ class Ledger:
             found.update((int(row["begin"]), float(row["load"])) for row in rows)
         return since, found
 
+    def samples(self, begin: float, end: float) -> list[Sample]:
+        """The samples between two times, oldest first."""
+        rows = self._rows("SELECT * FROM samples WHERE taken >= ? AND taken <= ? ORDER BY taken", begin, end)
+        return [_sample(row) for row in rows]
+
     def launch_times(self, limit: int = 100) -> list[float]:
         """Seconds from the plan of a launch to the end of its nodes' first join, newest first, from the latest activities."""
         rows = self._rows(

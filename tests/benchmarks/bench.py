@@ -17,6 +17,7 @@
   check-cost  a check with nothing to do: seconds, memory, whether Ansible is started
   histories   random histories of a simulated fleet that dies at every call, and how many invariants broke
   policies    our policy against documented autoscalers and an oracle, on traces of six shapes
+  exam        a tenfold exam start with launches of 300 s: unknown, scheduled, known from the quiz, and an oracle
   mutations   faults seeded into the scaling, and the test that catches each
 """
 
@@ -33,7 +34,7 @@ import time
 from measure import say
 
 BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "tenants", "no-change", "cycles", "crashes", "outages",
-              "inventory", "aws", "check-cost", "histories", "policies", "mutations")
+              "inventory", "aws", "check-cost", "histories", "policies", "exam", "mutations")
 
 
 def arguments() -> argparse.Namespace:
@@ -50,7 +51,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=30, help="policies: traces of each shape (default 30)")
     parser.add_argument("--shapes", default="", help="policies: which shapes, with commas (default: all)")
     parser.add_argument("--targets", default="0.7", help="policies: our targets, the default among them (default: %(default)s)")
-    parser.add_argument("--scaling", default="", metavar="KEY=VALUE,...", help="policies: settings of ours besides the defaults")
+    parser.add_argument("--scaling", default="", metavar="KEY=VALUE,...", help="policies, exam: settings of ours besides the defaults")
     parser.add_argument("--parts", default="versus,measures,freshness", help="pages: which parts, with commas (default: all)")
     parser.add_argument("--goal", type=int, default=40, help="aws: nodes to which 2 grow while each call is interrupted (default 40)")
     parser.add_argument("--keep", action="store_true", help="keep the benchmarks' own containers, for the next time")
@@ -73,7 +74,7 @@ def main() -> None:
     # What was paused goes on and what was added goes away, also when somebody ends this.
     signal.signal(signal.SIGTERM, lambda *_signal: sys.exit(143))
     fleet = None
-    if set(given.benchmarks) - {"no-change", "inventory", "aws", "check-cost", "histories", "policies", "mutations"}:
+    if set(given.benchmarks) - {"no-change", "inventory", "aws", "check-cost", "histories", "policies", "exam", "mutations"}:
         from nodes import Fleet
 
         fleet = Fleet(given.fleet_file)

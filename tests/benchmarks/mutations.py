@@ -24,7 +24,8 @@ TESTS = "tests/unit/plugins/module_utils"
 TIMEOUT = 300
 # The quick tests first: most faults never reach the slow ones.
 STAGES = (
-    [f"{TESTS}/_scaling/test_{name}.py" for name in ("decide", "plan", "metrics", "policy", "forecast")],
+    [f"{TESTS}/_scaling/test_{name}.py" for name in ("decide", "plan", "metrics", "policy", "forecast", "events", "tiers")],
+    [f"{TESTS}/_scaling/test_capacity.py"],
     [f"{TESTS}/_scaling/test_simulate.py", f"{TESTS}/test_check.py", f"{TESTS}/test_ledger.py"],
     [f"{TESTS}/_scaling/test_histories.py"],
 )
@@ -124,6 +125,29 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/simulate.py", '("size", "sick", "announced")', '("size", "sick")'),
     (f"{CORE}/decide.py", "Situation(policy, sample, history, size, now", "Situation(policy, sample, history, survey.size, now"),
     (f"{CORE}/decide.py", "return max(survey.size, min(survey.size + survey.announced, last))", "return survey.size"),
+    # what is known ahead
+    (f"{CORE}/recommend.py", "lead = situation.launch_seconds + EVENTS_AHEAD", "lead = situation.launch_seconds"),
+    (f"{CORE}/recommend.py", "if one.begin <= point < one.end)", "if point < one.end)"),
+    (f"{CORE}/recommend.py", "and not any(one.ends for one in there)", ""),
+    (f"{CORE}/recommend.py", "if added < 1.0:", "if False:"),
+    (f"{CORE}/recommend.py", "base = max([one.base for one in there])", "base = 0.0"),
+    (f"{CORE}/recommend.py", "floor=not advice, advice=advice)", "advice=advice)"),
+    (f"{CORE}/decide.py", "policy.max_step_out), floor)", "policy.max_step_out))"),
+    (f"{CORE}/events.py", "self.closes - self.opens <= EXAM_SECONDS", "True"),
+    (f"{CORE}/events.py", "max(each, HABITS[kind].requests) if bound else each", "each"),
+    (f"{CORE}/events.py", "each, bound = seen[0] / together", "each, bound = seen[0] / came"),
+    (f"{CORE}/events.py", "busiest - median(calm)", "busiest"),
+    (f"{CORE}/events.py", "if came is not None and at + habit.after <= now:", "if came is not None:"),
+    (f"{CORE}/events.py", "ordered[math.ceil(QUANTILE * len(ordered)) - 1]", "ordered[-1]"),
+    (f"{CORE}/events.py", "one.requests > 0 and not one.waiting", "one.requests > 0"),
+    (f"{CORE}/capacity.py", "if solved is None or min(solved) < 0 or", "if solved is None or"),
+    (f"{CORE}/capacity.py", "points.append((one.requests / one.seconds / one.up,", "points.append((one.load / one.up,"),
+    (f"{CORE}/capacity.py", "busy = min(low, curve.peak)", "busy = low"),
+    (f"{CORE}/tiers.py", "if not -5.0 <= now - taken <= FRESH:", "if False:"),
+    (f"{CORE}/tiers.py", "taken - float(since) >= STANDING and", ""),
+    (f"{CORE}/tiers.py", "    if full < servers:", "    if False:"),
+    (f"{CORE}/tiers.py", 'now["up"] < before["up"]', "False"),
+    (f"{CORE}/tiers.py", 'if now["keeps"] and now["most"]:', 'if now["most"]:'),
     # the check and the ledger
     ("plugins/module_utils/_check.py", "codes & (BLIND - LATE if current.members_fresh else BLIND):\n        members", "codes & frozenset():\n        members"),
     ("plugins/module_utils/_check.py", "    if not cloud_known:\n        return", "    if False:\n        return"),

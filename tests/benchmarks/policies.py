@@ -28,6 +28,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling im
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import Model, simulate
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.trace import Trace
+from exam import exam
 from measure import RESULTS, report, say
 
 LAUNCHES = (30, 60, 180, 300)
@@ -210,25 +211,6 @@ def settings_of(given: argparse.Namespace) -> dict[str, Any]:
     except ValueError as exc:
         raise SystemExit(f"--scaling: {exc}") from exc
     return scaling
-
-
-def exam(scaling: dict[str, Any]) -> list[dict[str, Any]]:
-    """A tenfold start at a scheduled time with 300 s of launch, against the same day without the exam's schedule and the oracle."""
-    base, begin, minutes = 16.0, 9 * 60, 90
-    loads = [base * (10.0 if begin <= minute < begin + minutes else 1.0) for minute in range(1440)]
-    demand = elasticity.needed(loads, WORKERS, LEAST)
-    peak = max(one for one in demand if one is not None)
-    rows = []
-    tall = {"min_nodes": LEAST, "max_nodes": MOST, "workers": WORKERS, **scaling}
-    # A launch of 300 s, and up to four doublings of 75 s each until the last of them begins.
-    start, end = begin - 10, begin + minutes
-    entry = {"name": "exam", "nodes": peak, "from": f"{start // 60:02d}:{start % 60:02d}", "until": f"{end // 60:02d}:{end % 60:02d}"}
-    for label, settings in (("without schedule", tall), ("scheduled", {**tall, "schedule": [entry]})):
-        run = simulate(Policy.from_settings(settings), Trace(BEGIN, loads), Model(launch_seconds=300))
-        found = elasticity.elasticity(demand, BEGIN, run.supply)
-        rows.append({"tenfold exam": label, "under-provisioned s": found.under_provisioned_seconds, "node-hours": run.node_hours})
-    rows.append({"tenfold exam": "oracle", "under-provisioned s": 0.0, "node-hours": elasticity.oracle(demand, 300)})
-    return rows
 
 
 def main(_fleet: object, given: argparse.Namespace) -> None:

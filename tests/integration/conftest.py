@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,20 @@ class LocalFleet:
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout[-6000:]}\n{done.stderr[-2000:]}")
         return done
+
+    def command(self, *words: str, events: str = "") -> subprocess.CompletedProcess[str]:
+        """Run ``moodle-fleet``; ``events`` is that section of the fleet file."""
+        file = self.file
+        if events:
+            file = self.inventory / "with_events.yml"
+            file.write_text(f"{self.file.read_text()}\nevents: {events}\n")
+        module = "ansible_collections.elearning.moodle_fleet.trigger"
+        command = [sys.executable, "-m", module, "--fleet", str(file), *words]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        finally:
+            if events:
+                file.unlink()
 
     def addresses(self, role: str) -> dict[str, str]:
         """Name and address of the running nodes of a role."""

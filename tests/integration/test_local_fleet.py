@@ -226,3 +226,19 @@ def test_the_next_run_brings_the_killed_node_back(fleet: LocalFleet) -> None:
     assert len(fleet.addresses("web")) == 2
     for address in fleet.addresses("web").values():
         assert requests.get(f"http://{address}/healthz", timeout=10).json()["status"] == "ready"
+
+
+def test_the_controller_may_see_what_is_coming_and_how_busy_the_tiers_are(fleet: LocalFleet) -> None:
+    access = fleet.state_dir / "reader.json"
+    assert access.stat().st_mode & 0o777 == 0o600
+    assert [tenant["name"] for tenant in json.loads(access.read_text())["tenants"]] == list(TENANTS)
+    done = fleet.command("tiers", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {tier["name"].split(" ")[0]: tier for tier in json.loads(done.stdout)["tiers"]}
+    assert set(found) == {"database", "cache", "files"}
+    assert all(0 <= tier["share"] < 1 for tier in found.values()), found
+    # The stand-in site has no quizzes: that is told for each tenant, with what to do.
+    told = fleet.command("events", "--json", events="{tenants: true}")
+    assert told.returncode == 4
+    failures = json.loads(told.stdout)["failures"]
+    assert set(failures) == set(TENANTS) and all("can't be read" in text for text in failures.values())

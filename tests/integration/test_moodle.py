@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import mechanicalsoup
+import pymysql
 import pytest
 
 from . import likeness
@@ -111,3 +114,33 @@ def test_backed_up_removed_and_restored_a_site_is_the_same(moodle: LocalFleet, t
     assert life.get("globex.localhost", "/login/index.php").status_code == 200
     life.run("tenants_check")
     life.sh("jobs", f"rm -rf {STORE}; systemctl start moodle-fleet-cron")
+
+
+def test_a_quiz_that_opens_soon_raises_the_floor(moodle: LocalFleet) -> None:
+    moodle.playbook("tenants")
+    database = moodle.addresses("database")
+    opens = int(time.time()) + 300
+    with pymysql.connect(
+        host=next(iter(database.values())), user="fleet_admin", password=derive(SECRET, "db-root", "fleet"), autocommit=True,
+        database="moodle_acme",
+    ) as connection, connection.cursor() as cursor:
+        # What the forms of a course would have stored; the tables are the site's own.
+        cursor.execute("SET sql_mode = ''")
+        cursor.execute("INSERT INTO mdl_course (category, fullname, shortname, visible) VALUES (1, 'Anatomy', 'anatomy', 1)")
+        course = cursor.lastrowid
+        cursor.execute("INSERT INTO mdl_quiz (course, name, intro, timeopen, timeclose, password) VALUES (%s, 'Final exam', '', %s, %s, 'key')",
+                       (course, opens, opens + 3600))
+        cursor.execute("INSERT INTO mdl_course_modules (course, module, instance, visible) SELECT %s, id, %s, 1 FROM mdl_modules"
+                       " WHERE name = 'quiz'", (course, cursor.lastrowid))
+        cursor.execute("INSERT INTO mdl_enrol (enrol, status, courseid) VALUES ('manual', 0, %s)", (course,))
+        cursor.execute("INSERT INTO mdl_user_enrolments (status, enrolid, userid) SELECT 0, %s, 1000 + seq FROM seq_1_to_3000", (cursor.lastrowid,))
+    done = moodle.command("events", "--json", events="{tenants: true}")
+    found = json.loads(done.stdout)
+    assert done.returncode == 0 and found["failures"] == {}, found["failures"]
+    start = next(one for one in found["moments"] if one["kind"] == "exam_start")
+    assert (start["tenant"], start["name"], start["people"], start["at"]) == ("acme", "Final exam", 3000, opens)
+    # The check reads what was kept; its floor is bounded by the policy.
+    checked = json.loads(moodle.command("check", "--dry-run", "--json", events="{tenants: true}").stdout)
+    reasons = {reason["code"]: reason for reason in checked["decision"]["reasons"]}
+    assert "acme: 'Final exam' opens" in reasons["events"]["text"] and reasons["events"]["desired"] >= 4
+    assert checked["decision"]["desired"] == 4

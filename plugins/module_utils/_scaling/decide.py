@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.events import Foreseen
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.recommend import (
     RECOMMENDERS,
@@ -38,13 +39,15 @@ def decide(
     manual: int | None = None,
     outlook: Outlook | None = None,
     launch_seconds: float = 0.0,
+    events: Foreseen | None = None,
     recommenders: Sequence[Recommender] = RECOMMENDERS,
 ) -> Decision:
     """The highest wish, then the caps in their order; each that changes something leaves its reason.
 
     ``pauses`` are those an operator set, ``saturated`` names services that are at their limit and how that shows,
     ``manual`` is a count given by a person: it stands above the recommenders, never above the bounds. ``outlook`` is
-    what the weekly shape says of the next minutes, ``launch_seconds`` how long launches took lately.
+    what the weekly shape says of the next minutes, ``launch_seconds`` how long launches took lately, ``events`` what quizzes,
+    assignments and the operator's calendar will bring.
     """
     size = _size(survey, history)
     chain = _Chain(size)
@@ -53,12 +56,12 @@ def decide(
         chain.set(manual, "manual", f"{counted(manual)} asked for by hand")
         recommended = manual
     else:
-        situation = Situation(policy, sample, history, size, now, outlook, launch_seconds)
+        situation = Situation(policy, sample, history, size, now, outlook, launch_seconds, events)
         wishes = [wish for wish in [recommend(situation) for recommend in recommenders] if wish is not None]
         floor = max([wish.desired for wish in wishes if wish.floor], default=0)
         recommended = _recommend(chain, wishes, sample, size)
         _window(chain, policy, history, now)
-        _steps(chain, policy)
+        _steps(chain, policy, floor)
         _cooldown(chain, policy, history, now)
     frozen, hold_in = _brakes(chain, policy, sample, survey, now, pauses, saturated or {}, floor, manual is not None)
     _bounds(chain, policy)
@@ -127,9 +130,9 @@ def _window(chain: _Chain, policy: Policy, history: History, now: float) -> None
         chain.set(kept, "window", f"{counted(highest)} wanted within the last {seconds}")
 
 
-def _steps(chain: _Chain, policy: Policy) -> None:
-    """No step larger than the policy allows."""
-    most = max(chain.size + 1, math.floor(chain.size * policy.max_step_out))
+def _steps(chain: _Chain, policy: Policy, floor: int) -> None:
+    """No step larger than the policy allows. A floor was known before: no wrong reading is behind it, and it must come in time."""
+    most = max(chain.size + 1, math.floor(chain.size * policy.max_step_out), floor)
     least = chain.size - policy.step_in(chain.size)
     if chain.desired > most:
         chain.set(most, "step_out", f"one step grows the fleet to at most {policy.max_step_out:g} times its size")

@@ -51,7 +51,7 @@ def launch_seconds(policy: Policy, measured: Sequence[float]) -> float:
 
 
 @lru_cache(maxsize=64)
-def _shifts(hour: int, timezone: str) -> tuple[int, ...]:
+def shifts(hour: int, timezone: str) -> tuple[int, ...]:
     """Seconds back to the same local time of each earlier week, newest first."""
     if timezone == "UTC":
         return tuple(week * 7 * DAY for week in range(1, WEEKS + 1))
@@ -71,7 +71,7 @@ def wanted_slots(now: float, lead: float, timezone: str) -> list[tuple[int, int]
     """The ranges (first slot, last slot) of the ledger that an outlook looks at."""
     present = slot_of(now)
     first, last = present - COMPARED * SLOT, _last(present, lead)
-    return [(first, present)] + [(first - back, last - back) for back in _shifts(present // 3600, timezone)]
+    return [(first, present)] + [(first - back, last - back) for back in shifts(present // 3600, timezone)]
 
 
 def outlook(
@@ -89,7 +89,7 @@ def outlook(
     past = range(present - COMPARED * SLOT, present, SLOT)
     said: dict[int, list[float]] = {begin: [] for begin in ahead}
     factors = []
-    for back in _shifts(present // 3600, timezone):
+    for back in shifts(present // 3600, timezone):
         if present - back < since - SLOT:
             break
         factor = _factor(slots, past, back)

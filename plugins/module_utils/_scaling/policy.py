@@ -69,6 +69,10 @@ POLICY_SCHEMA: dict[str, Setting] = {
         "choice", "auto", None, None, "whether the weekly shape of the load may add nodes before they are needed",
         ("auto", "off", "recommend", "scale_out"),
     ),
+    "events": Setting(
+        "choice", "scale_out", None, None, "whether quizzes, assignments and the calendar may add nodes beforehand",
+        ("off", "recommend", "scale_out"),
+    ),
     "timezone": Setting("zone", "UTC", None, None, "time zone of the schedule and of the forecast"),
     "schedule": Setting("list", (), None, None, "floors at given local times"),
 }
@@ -110,6 +114,7 @@ class Policy:
     keep_days: int = 60
     trend: str = "recommend"
     forecast: str = "auto"
+    events: str = "scale_out"
     timezone: str = "UTC"
     schedule: tuple[ScheduleEntry, ...] = ()
 

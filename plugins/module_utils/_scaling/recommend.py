@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.events import Foreseen, HABITS, Moment
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import (
     ENOUGH_DAYS,
     MARGIN,
@@ -47,7 +48,7 @@ class Situation:
     """What a recommender may look at.
 
     ``size`` is the number of nodes in service or on the way, ``outlook`` the weekly shape's next minutes where it is
-    known, ``launch_seconds`` what launches took lately (0 where nobody asked).
+    known, ``launch_seconds`` what launches took lately (0 where nobody asked), ``events`` what is known ahead.
     """
 
     policy: Policy
@@ -57,6 +58,7 @@ class Situation:
     now: float
     outlook: Outlook | None = None
     launch_seconds: float = 0.0
+    events: Foreseen | None = None
 
     @property
     def workers(self) -> float:
@@ -77,6 +79,12 @@ TREND_MOST = 1.5
 # What a run of scale.yml takes at most that waits for new nodes, with the time until the next check.
 RUN_SECONDS = 75.0
 TOLD = " (only told, as the policy says)"
+# Seconds beyond the launch time for which events count: a check waits for the run of the one before it, and the next one comes
+# a minute later at most.
+EVENTS_AHEAD = RUN_SECONDS + MARGIN
+# Events that were read longer ago may have been moved since: that is told. They count all the same.
+EVENTS_STALE = 3600.0
+EVENTS_NAMED = 3
 # A surge: so much more than so many seconds ago.
 SURGE_SECONDS = 60.0
 SURGE_SHARE = 0.2
@@ -222,8 +230,65 @@ def forecast(situation: Situation) -> Wish | None:
     return Wish("forecast", wanted, text, advice=advice)
 
 
-# Events join this tuple behind the same interface.
-RECOMMENDERS: tuple[Recommender, ...] = (tracking, schedule, trend, forecast)
+def events(situation: Situation) -> Wish | None:
+    """The nodes for what quizzes, assignments and the calendar bring, early enough for a launch to be done."""
+    policy, now, seen = situation.policy, situation.now, situation.events
+    if seen is None or policy.events == "off":
+        return None
+    old = ""
+    if now - seen.read > EVENTS_STALE:
+        when = f"{(now - seen.read) / 3600:.1f} h ago" if seen.read > 0 else "never"
+        old = f"read {when}: does the timer of 'moodle-fleet events' run?"
+    lead = situation.launch_seconds + EVENTS_AHEAD
+    near = seen.near(now, now + lead).moments
+    nodes, load = 0, 0.0
+    together: tuple[Moment, ...] = ()
+    for point in sorted({max(now, one.begin) for one in near}):
+        there = tuple(one for one in near if one.begin <= point < one.end)
+        wanted, added = _for_moments(situation, there, point)
+        if wanted > nodes:
+            nodes, load, together = wanted, added, there
+    if not nodes:
+        return Wish("events", situation.size, f"what is known ahead was {old}", advice=True) if old else None
+    named = sorted(together, key=lambda one: (-one.nodes, -one.load, one.begin))
+    said = [_told(one, policy.timezone) for one in named[:EVENTS_NAMED]]
+    if len(named) > EVENTS_NAMED:
+        said.append(f"{len(named) - EVENTS_NAMED} more")
+    begin = min(one.begin for one in together) - lead
+    text = f"{'; '.join(said)} → {counted(nodes)} from {_clock(begin, policy.timezone)}"
+    if load:
+        text += f" ({load:.1f} workers busy by them)"
+    advice = policy.events == "recommend"
+    return Wish("events", nodes, text + (f" ({old})" if old else "") + (TOLD if advice else ""), floor=not advice, advice=advice)
+
+
+def _for_moments(situation: Situation, there: Sequence[Moment], point: float) -> tuple[int, float]:
+    """Nodes that moments at the same time need, and the load they add."""
+    nodes = max([one.nodes for one in there], default=0)
+    added = sum([one.load for one in there])
+    # Less than one worker is what the target leaves free anyhow.
+    if added < 1.0:
+        return nodes, 0.0
+    base = max([one.base for one in there])
+    if point > situation.now and situation.sample.trusted and not any(one.ends for one in there):
+        # Whoever is to come is not in the present load; whoever is to finish is.
+        base = max(base, situation.sample.load)
+    return max(nodes, math.ceil((base + added) / (situation.workers * situation.policy.target) - 1e-9)), added
+
+
+def _told(one: Moment, zone: str) -> str:
+    """One moment in words."""
+    crowd = "" if one.nodes else f", {one.people:,} {'expected' if one.kind == 'calendar' else 'enrolled'}"
+    return f"{one.tenant}: '{one.name}' {HABITS[one.kind].word} {_clock(one.at, zone)}{crowd}"
+
+
+def _clock(moment: float, zone: str) -> str:
+    """A time of the day, in the policy's time zone."""
+    place: datetime.tzinfo = datetime.timezone.utc if zone == "UTC" else zoneinfo.ZoneInfo(zone)
+    return f"{datetime.datetime.fromtimestamp(moment, place):%H:%M}"
+
+
+RECOMMENDERS: tuple[Recommender, ...] = (tracking, schedule, trend, forecast, events)
 
 
 def active(entry: ScheduleEntry, now: float) -> bool:

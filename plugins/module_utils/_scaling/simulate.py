@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.decide import decide
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.events import Foreseen
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import (
     launch_seconds,
     outlook,
@@ -219,10 +220,12 @@ def simulate(
     model: Model = Model(),
     *,
     slots: Mapping[int, float] | None = None,
+    events: Foreseen | None = None,
     recommenders: Sequence[Recommender] = RECOMMENDERS,
     watch: Callable[[float, Sample, Decision, Survey], None] | None = None,
 ) -> Run:
-    """Let a fleet follow the trace. ``slots`` is what the forecast knows from before it; ``watch`` is called after each check."""
+    """Let a fleet follow the trace. ``slots`` is what the forecast knows from before it, ``events`` what is known ahead; ``watch`` is called
+    after each check."""
     first = next((load for load in trace.loads if load is not None), 0.0)
     size = min(policy.max_nodes, max(policy.min_nodes, math.ceil(first / (policy.workers * policy.target) - 1e-9)))
     world = _World(policy, model, trace.begin, size)
@@ -265,7 +268,8 @@ def simulate(
         while samples and samples[0].taken < now - lookback:
             samples.popleft()
         history = History(tuple(wishes), tuple(samples), last_out, last_in)
-        decision = decide(policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead)
+        fresh = events and replace(events, read=now)
+        decision = decide(policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh)
         steps = plan(policy, decision, seen, now, token=f"t{checks}", zones=("a", "b")).steps
         wishes.append((now, decision.recommended))
         samples.append(taken)
@@ -352,11 +356,12 @@ def replay(
                 pause for pause, ended in pauses
                 if pause.since <= now and (not ended or ended > now) and (not pause.until or pause.until > now)
             )
-            ahead = inputs.get("outlook")
+            ahead, known = inputs.get("outlook"), inputs.get("events")
             again = decide(
                 policy, taken, _Recorded(inputs), history, now,
                 pauses=force, saturated=inputs.get("saturated"), manual=inputs.get("manual"),
                 outlook=Outlook.from_data(ahead) if ahead else None, launch_seconds=float(inputs["launch"]),
+                events=Foreseen.from_data(known) if known else None,
             )
             checks += 1
             if again == was:

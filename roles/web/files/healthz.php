@@ -32,6 +32,7 @@ declare(strict_types=1);
         'status' => $reason === '' ? 'ready' : 'unavailable',
         'release' => $release,
         'workers' => $workers,
+        'files_seconds' => (int) @file_get_contents("$run/files") / 100,
         'tenants' => trim((string) @file_get_contents('/etc/moodle-fleet/tenants.fingerprint')),
     ] + ($reason === '' ? [] : ['reason' => $reason])), "\n";
 })();

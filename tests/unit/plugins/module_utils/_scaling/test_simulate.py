@@ -15,6 +15,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check impo
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling import elasticity
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling import simulate as module
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.events import Foreseen, Moment
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import SLOT
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import Model, replay, simulate
@@ -195,6 +196,10 @@ def test_a_recorded_run_replays_to_identical_decisions(number: int, tmp_path: Pa
         sources = world.sources
         if chance.random() < 0.1:
             sources = dataclasses.replace(sources, saturated=lambda: {"database": "all connections in use"})
+        if chance.random() < 0.3:
+            exam = Moment("acme", "exam_start", "Exam", world.now + 60, world.now + 60, world.now + 960, 300, chance.uniform(0, 30), 2.0)
+            known = Foreseen((exam,), world.now - chance.choice((0.0, 9000.0)))
+            sources = dataclasses.replace(sources, events=lambda _until, known=known: known)
         # Only to grow: a person may shrink in spite of doubtful metrics, which the world takes for a fault.
         manual = policy.max_nodes if chance.random() < 0.05 else None
         decisions.append(run(policy, ledger, sources, act, manual=manual).decision)
