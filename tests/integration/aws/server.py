@@ -134,6 +134,8 @@ class AwsServer:
             self.pending_seconds = 0.0
             self.notices: dict[str, Notice] = {}
             self.targets = Targets(self)
+            # Told of each image: the instance it was made of, and its id.
+            self.on_image: Callable[[str, str], None] = lambda _instance, _image: None
             self._hidden: dict[str, int] = {}
             self._tokens: dict[str, tuple[str, list[str], bytes]] = {}
 
@@ -390,7 +392,9 @@ class AwsServer:
                 start = f"TagSpecification.{number}.Tag."
                 keys = {k.removesuffix(".Key"): v for k, v in request.parameters.items() if k.startswith(start) and k.endswith(".Key")}
                 image.ebs_snapshot.add_tags({key: request.parameters[f"{place}.Value"] for place, key in keys.items()})
-            return answer
+        if found:
+            self.on_image(request.parameters["InstanceId"], found.group(1).decode())
+        return answer
 
     def _do_ec2_DeleteLaunchTemplateVersions(self, request: Reader, _environ: dict[str, Any], _body: bytes) -> Answer:
         """moto has no such action."""
