@@ -29,6 +29,7 @@ from typing import Any
 # moto's thousand images take a second to load, and are not looked at.
 os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
 
+import boto3
 import moto.backends
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -118,7 +119,7 @@ class AwsServer:
     def reset(self) -> None:
         """Forget everything: resources, records, faults."""
         with self._lock:
-            for name in ("ec2", "elbv2", "cloudwatch", "rds", "elasticache", "efs", "iam", "ssm", "secretsmanager", "acm"):
+            for name in ("ec2", "elbv2", "cloudwatch", "rds", "elasticache", "efs", "iam", "ssm", "secretsmanager", "acm", "sqs", "events"):
                 moto.backends.get_backend(name).reset()
             self.calls: list[Call] = []
             # Whether an answer to a Describe is given again until something is changed: moto takes 10 ms for an instance.
@@ -197,6 +198,22 @@ class AwsServer:
     def interrupt(self, instance: str, kind: str = "spot", seconds: float = 120) -> None:
         """Announce that an instance will be taken away."""
         self.notices[instance] = Notice(kind, time.time() + seconds)
+
+    def queue(self, fleet: str) -> str:
+        """The URL of the queue to which EventBridge brings what AWS recommends for this fleet; made where it does not exist."""
+        return str(boto3.client("sqs", endpoint_url=self.url, region_name=REGION).create_queue(
+            QueueName=f"moodle-fleet-{fleet}-events", tags={"moodle_fleet": fleet}
+        )["QueueUrl"])
+
+    def recommend(self, queue: str, instance: str, seconds_ago: float = 0) -> None:
+        """Recommend to replace an instance, as EventBridge puts it into a queue."""
+        event = {
+            "version": "0", "id": "12345678-1234-1234-1234-123456789012", "detail-type": "EC2 Instance Rebalance Recommendation",
+            "source": "aws.ec2", "account": DEFAULT_ACCOUNT_ID, "region": REGION,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - seconds_ago)),
+            "resources": [f"arn:aws:ec2:{REGION}a:instance/{instance}"], "detail": {"instance-id": instance},
+        }
+        boto3.client("sqs", endpoint_url=self.url, region_name=REGION).send_message(QueueUrl=queue, MessageBody=json.dumps(event))
 
     # -- the WSGI application ----------------------------------------------------------------------------------
 
