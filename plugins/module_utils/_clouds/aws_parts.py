@@ -62,7 +62,8 @@ write_files:
   - {{<<: *allow, path: /etc/systemd/system/cloud-final.service.d/90-metadata.conf}}
 runcmd:
   - [systemctl, daemon-reload]
-  - [systemctl, try-restart, ssh.service]
+  # It began with these files, unless it was faster than they; who connects now is not refused.
+  - [systemctl, try-reload-or-restart, ssh.service]
 """
 
 

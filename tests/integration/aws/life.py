@@ -138,7 +138,7 @@ class Life:
         name = self.container(instance.id)
         seed = self.folder / instance.id
         seed.mkdir(parents=True)
-        (seed / "user-data").write_bytes(base64.b64decode(instance.user_data))
+        (seed / "user-data").write_bytes(base64.b64decode(str(instance.user_data)))
         address = str(instance.private_ip)
         # What the service at 169.254.169.254 says of it, as far as the user data asks.
         (seed / "meta-data").write_text(json.dumps({

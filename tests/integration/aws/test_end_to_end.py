@@ -103,8 +103,8 @@ def fixture_world(aws_server: AwsServer, tmp_path_factory: pytest.TempPathFactor
             "database": {"endpoint": f"{HERE}:{database}", "tls": True}, "jobs": {"count": 1}, "logs": {"count": 1},
             "cache": {"endpoint": f"{HERE}:{sessions}", "muc_endpoint": f"{HERE}:{caches}", "tls": True, "shared_user": True},
         }
-        # One more than the minimum is spot.
-        cloud = cloud_settings(aws_server, NETWORK, spot_share=1.0, on_demand_base=1)
+        # All but one are spot.
+        cloud = cloud_settings(aws_server, NETWORK, spot_share=1.0, on_demand_base=1, events_queue=aws_server.queue("aws"))
         fleet = inventory(folder / "inventory", variables, cloud=cloud, services=services)
         fleet.playbook("site")
         (balancer,) = fleet.addresses("balancer").values()
@@ -233,6 +233,7 @@ def test_a_load_balancer_of_aws_takes_over(alb: tuple[LoadBalancer, World]) -> N
     now = {node.id for node in fleet.cloud.nodes() if node.role == "web"}
     assert before < now and len(now) == 3
     assert states(balancer) == dict.fromkeys(now, "healthy")
+    assert all(int(node.tags["workers"]) > 0 for node in fleet.cloud.nodes() if node.id in now)
     assert "Site of acme" in page(balancer)
     assert sum(changed(fleet.playbook("scale", "-e", "fleet_desired=3")).values()) == 0
 
@@ -243,19 +244,29 @@ def test_a_load_balancer_of_aws_takes_over(alb: tuple[LoadBalancer, World]) -> N
     world.run(victim.name, "systemctl", "start", "php-fpm")
 
 
-def test_a_retirement_is_carried_out_by_the_load_balancer(alb: tuple[LoadBalancer, World]) -> None:
+def test_what_is_announced_and_what_is_recommended_is_replaced_before_it_goes(alb: tuple[LoadBalancer, World]) -> None:
     balancer, world = alb
-    fleet = world.fleet
-    old = sorted(states(balancer))[0]
-    world.server.calls.clear()
-    world.server.interrupt(old, "instance-retirement", 3600)
-    deadline = time.monotonic() + 120
-    while old in world.life.alive():
+    fleet, server = world.fleet, world.server
+    server.calls.clear()
+    assert check(fleet, "--desired", "3")["status"] == "idle"
+    assert server.counts() == dict.fromkeys((
+        "DescribeInstances", "DescribeInstanceStatus", "DescribeSpotInstanceRequests", "ReceiveMessage", "DescribeTargetHealth",
+        "GetMetricData",
+    ), 1)
+    ours = [one for one in server.instances() if one.id in states(balancer)]
+    old = next(one.id for one in ours if one.lifecycle != "spot")
+    risky = next(one.id for one in ours if one.lifecycle == "spot")
+    server.interrupt(old, "instance-retirement", 3600)
+    server.recommend(fleet.cloud.settings["events_queue"], risky)
+    server.calls.clear()
+    deadline = time.monotonic() + 150
+    while world.life.alive() & {old, risky}:
         assert time.monotonic() < deadline, (states(balancer), [node.name for node in fleet.cloud.nodes()])
         check(fleet, "--desired", "3")
         assert list(states(balancer).values()).count("healthy") >= 3
-    del world.server.notices[old]
-    actions = [call.action for call in world.server.calls]
+    del server.notices[old]
+    assert len(states(balancer)) == 3
+    actions = [call.action for call in server.calls]
     order = [actions.index(name) for name in ("RunInstances", "RegisterTargets", "DeregisterTargets", "TerminateInstances")]
     assert order == sorted(order)
     assert "Site of acme" in page(balancer)
