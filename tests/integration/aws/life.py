@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import ipaddress
 import json
 import subprocess
 import threading
 import time
+import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -90,7 +92,9 @@ class Life:
         podman("volume", "create", NAME)
         self._base = debian()
         # The network is there as long as somebody is on it; services of this machine listen on its first address.
-        podman("run", "--detach", "--name", f"{NAME}-keeper", "--network", NAME, BASE, "sleep", "infinity")
+        # AWS gives the first addresses to nobody.
+        address = str(next(ipaddress.ip_network(self.network).hosts()) + 1)
+        podman("run", "--detach", "--name", f"{NAME}-keeper", "--network", NAME, "--ip", address, BASE, "sleep", "infinity")
         self.server.on_image = self._commit
         self._thread.start()
         return self
@@ -134,7 +138,14 @@ class Life:
                     podman("rm", "--force", "--time", "0", "--volumes", self.container(name))
 
     def _start(self, instance: Any) -> None:
-        """Boot one instance."""
+        try:
+            self._boot(instance)
+        except Exception:
+            # Whoever waits for the instance would only say that it never came.
+            traceback.print_exc()
+            raise
+
+    def _boot(self, instance: Any) -> None:
         name = self.container(instance.id)
         seed = self.folder / instance.id
         seed.mkdir(parents=True)

@@ -21,27 +21,14 @@ import yaml
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import cloud_driver, load
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._secrets import derive
-from ansible_collections.elearning.moodle_fleet.tests.integration import managed
 from ansible_collections.elearning.moodle_fleet.tests.integration.aws.fleets import cloud_settings
 from ansible_collections.elearning.moodle_fleet.tests.integration.aws.life import NAME, Life, podman
 from ansible_collections.elearning.moodle_fleet.tests.integration.aws.loadbalancer import LoadBalancer
 from ansible_collections.elearning.moodle_fleet.tests.integration.aws.server import AwsServer
-from ansible_collections.elearning.moodle_fleet.tests.integration.conftest import (
-    ADDRESSES,
-    ROOT,
-    SECRET,
-    TENANT,
-    TENANTS,
-    LocalFleet,
-    changed,
-)
-from ansible_collections.elearning.moodle_fleet.tests.integration.test_scaling import (
-    check,
-    learners,
-    members,
-    serves,
-    settle,
-)
+
+from .. import managed
+from ..conftest import ADDRESSES, ROOT, SECRET, TENANT, TENANTS, LocalFleet, changed
+from ..test_scaling import check, learners, members, serves, settle
 
 pytestmark = pytest.mark.slow
 NETWORK = "10.94.0.0/16"
