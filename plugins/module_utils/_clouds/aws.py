@@ -100,7 +100,7 @@ SETTINGS = {
     "kms_key": Field(str, default=""),
     "root_device": Field(str, default="/dev/xvda", pattern="/dev/[a-z0-9]+"),
     "spot_share": Field(float, default=0.0, minimum=0.0, maximum=1.0),
-    "events_queue": Field(str, default="", pattern=r"(https?://[\w.:-]+/\d{12}/[\w-]{1,80})?"),
+    "events_queue": Field(str, default="", pattern=r"(arn:aws[a-z-]*:sqs:[a-z0-9-]+:\d{12}:[\w-]{1,80})?"),
     "on_demand_base": Field(int, default=2, minimum=0, maximum=10000),
 }
 
@@ -183,7 +183,9 @@ class AwsDriver(CloudDriver):
         by_id = {node.id: node for node in nodes}
         with doing("read the recommendations", CloudError):
             sqs = self.aws.client("sqs")
-            for message in sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", ()):
+            # As AWS builds it, so that nobody need be asked for it.
+            url = "/".join([sqs.meta.endpoint_url, *queue.split(":")[4:]])
+            for message in sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", ()):
                 instance, when = parts.recommendation(message["Body"])
                 node = by_id.get(instance)
                 if node is not None and TAG_REBALANCE not in node.tags:
@@ -191,7 +193,7 @@ class AwsDriver(CloudDriver):
                     # Another one of this kind would be told the same.
                     self._capacity().remember(node.zone, self._kind.get(instance, ""), True)
                 if node is not None or time.time() - when > FOREIGN_SECONDS:
-                    sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+                    sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
 
     def zones(self) -> list[str]:
         return self._capacity().zones(list(self.settings["zones"]), self._kinds("web"))

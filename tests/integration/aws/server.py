@@ -200,10 +200,10 @@ class AwsServer:
         self.notices[instance] = Notice(kind, time.time() + seconds)
 
     def queue(self, fleet: str) -> str:
-        """The URL of the queue to which EventBridge brings what AWS recommends for this fleet; made where it does not exist."""
-        return str(boto3.client("sqs", endpoint_url=self.url, region_name=REGION).create_queue(
-            QueueName=f"moodle-fleet-{fleet}-events", tags={"moodle_fleet": fleet}
-        )["QueueUrl"])
+        """The ARN of the queue to which EventBridge brings what AWS recommends for this fleet; made where it does not exist."""
+        name = f"moodle-fleet-{fleet}-events"
+        boto3.client("sqs", endpoint_url=self.url, region_name=REGION).create_queue(QueueName=name, tags={"moodle_fleet": fleet})
+        return f"arn:aws:sqs:{REGION}:{DEFAULT_ACCOUNT_ID}:{name}"
 
     def recommend(self, queue: str, instance: str, seconds_ago: float = 0) -> None:
         """Recommend to replace an instance, as EventBridge puts it into a queue."""
@@ -213,7 +213,9 @@ class AwsServer:
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - seconds_ago)),
             "resources": [f"arn:aws:ec2:{REGION}a:instance/{instance}"], "detail": {"instance-id": instance},
         }
-        boto3.client("sqs", endpoint_url=self.url, region_name=REGION).send_message(QueueUrl=queue, MessageBody=json.dumps(event))
+        sqs = boto3.client("sqs", endpoint_url=self.url, region_name=REGION)
+        url = sqs.get_queue_url(QueueName=queue.rpartition(":")[2])["QueueUrl"]
+        sqs.send_message(QueueUrl=url, MessageBody=json.dumps(event))
 
     # -- the WSGI application ----------------------------------------------------------------------------------
 

@@ -219,12 +219,14 @@ def test_a_recommendation_is_heard_once_and_known_from_then_on(aws: AwsServer, c
     aws.recommend(queue, spot.id)
     aws.recommend(queue, "i-0123456789abcdef0")
     aws.recommend(queue, "i-0123456789abcdef1", seconds_ago=400)
-    boto3.client("sqs").send_message(QueueUrl=queue, MessageBody="{}")
+    sqs = boto3.client("sqs")
+    url = sqs.get_queue_url(QueueName="moodle-fleet-aws-events")["QueueUrl"]
+    sqs.send_message(QueueUrl=url, MessageBody="{}")
     nodes = observed_nodes(driver)
     assert not any(node.notice for node in nodes)
     driver.hear(nodes)
     # Somebody else's may be that of a node which is not listed yet.
-    left = boto3.client("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
+    left = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
     assert left["ApproximateNumberOfMessagesNotVisible"] == "1" and left["ApproximateNumberOfMessages"] == "0"
     for _check in range(2):
         seen = {node.id: node.notice - time.time() for node in observed_nodes(driver) if node.notice}

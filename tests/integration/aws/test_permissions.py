@@ -60,7 +60,7 @@ def scale(driver: AwsDriver, members: AlbMembers, reader: AlbReader, server: Aws
     driver.notices(driver.nodes())
     server.recommend(driver.settings["events_queue"], nodes[1].id)
     server.recommend(driver.settings["events_queue"], nodes[2].id)
-    server.calls = [call for call in server.calls if call.action != "SendMessage"]
+    server.calls = [call for call in server.calls if call.action not in ("GetQueueUrl", "SendMessage")]
     driver.hear(nodes)
     reader.read()
     driver.tag(nodes[0].name, {"retiring": "1"})
