@@ -61,6 +61,10 @@ def _nothing_foreseen(_until: float) -> Foreseen | None:
     return None
 
 
+def _nothing_heard(_nodes: Sequence[Node]) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Sources:
     """Where a check looks: every access to the outside world, so that tests and the simulator can stand in."""
@@ -75,6 +79,7 @@ class Sources:
     new_token: Callable[[], str] = lambda: os.urandom(5).hex()
     zones: Sequence[str] = ()
     settle: float = 0.0
+    hear: Callable[[Sequence[Node]], None] = _nothing_heard
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,7 @@ def sources_of(fleet: Fleet) -> Sources:
 
     return Sources(
         nodes=lambda: observed_nodes(cloud), read=read, probe=probe_health, image=image, zones=tuple(cloud.zones()),
-        settle=cloud.settle, events=events, saturated=lambda: kept.saturated(fleet.state_dir, time.time()),
+        settle=cloud.settle, events=events, saturated=lambda: kept.saturated(fleet.state_dir, time.time()), hear=cloud.hear,
     )
 
 
@@ -223,6 +228,11 @@ def check(
     except Exception as exc:  # noqa: BLE001 a driver's own fault must be recorded like an outage, not end the check
         errors.append(f"cloud: {type(exc).__name__}: {exc}")
     cloud_known = not errors
+    if record and cloud_known:
+        try:
+            sources.hear(nodes)
+        except CloudError as exc:
+            errors.append(f"announcements: {exc}")
     current: Counters | None = None
     trouble = ""
     try:

@@ -27,6 +27,8 @@ ROOT = Path(__file__).parents[2]
 PORT = 18443
 SECRET = "a-secret-for-tests-alone-0123456789abcdef"
 TENANTS = ("acme", "globex")
+# Where a host's name leads to, other than to this machine.
+ADDRESSES: dict[str, str] = {}
 FLEET = """
 plugin: elearning.moodle_fleet.fleet
 fleet: {name}
@@ -82,6 +84,7 @@ class LocalFleet:
     inventory: Path
     cloud: CloudDriver
     port: int = PORT
+    domain: str = "localhost"
 
     @property
     def file(self) -> Path:
@@ -129,7 +132,7 @@ class LocalFleet:
 
     def url(self, tenant: str, path: str = "/") -> str:
         """Address of a page at the balancer."""
-        return f"https://{tenant}.localhost:{self.port}{path}"
+        return f"https://{tenant}.{self.domain}:{self.port}{path}"
 
     def login(self, tenant: str, welcome: str = "You are logged in as admin") -> requests.Session:
         """A browser in which the administrator of a tenant is logged in."""
@@ -146,7 +149,7 @@ class LocalFleet:
 
     def at_node(self, session: requests.Session, address: str, tenant: str, path: str, **more: object) -> requests.Response:
         """A request of this browser that a certain node answers, past the balancer."""
-        headers = {"Host": f"{tenant}.localhost:{self.port}", "Cookie": "; ".join(f"{c.name}={c.value}" for c in session.cookies)}
+        headers = {"Host": f"{tenant}.{self.domain}:{self.port}", "Cookie": "; ".join(f"{c.name}={c.value}" for c in session.cookies)}
         method = str(more.pop("method", "GET"))
         return requests.request(
             method, f"http://{address}{path}", headers=headers, allow_redirects=False, timeout=30, **more
@@ -166,7 +169,8 @@ def _localhost_names() -> Iterator[None]:
 
     def connect(address: tuple[str, int], *arguments: object, **more: object) -> socket.socket:
         host, port = address
-        return original(("127.0.0.1" if host.endswith(".localhost") else host, port), *arguments, **more)
+        usual = "127.0.0.1" if host.endswith(".localhost") else host
+        return original((ADDRESSES.get(host, usual), port), *arguments, **more)
 
     urllib3.util.connection.create_connection = connect
     yield

@@ -1,153 +1,54 @@
 # Copyright: Moodle Fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Tenants on a database and a cache that somebody else manages, as RDS and ElastiCache do.
-
-A real MariaDB that refuses connections without TLS, whose administrator has what RDS gives and no more; a real Redis with TLS
-and one password that knows no ACL command.
-"""
+"""Tenants on a database and a cache that somebody else manages, as RDS and ElastiCache do."""
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import json
-import os
-import shutil
-import socket
 import ssl
-import subprocess
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pymysql
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._secrets import derive
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import apply, database, definition, dumps, render, resp, site, trial
 
+from . import managed
+
 SECRET = "a-secret-for-tests-alone-0123456789abcdef"
 PASSWORD = derive(SECRET, "db-root", "fleet")
 CACHE_PASSWORD = derive(SECRET, "redis-admin", "fleet")
-# What AWS documents for the master user of MariaDB at RDS: neither SUPER nor FILE, SHUTDOWN or the system schema.
-MASTER_RIGHTS = (
-    "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, RELOAD, PROCESS, REFERENCES, INDEX, ALTER, SHOW DATABASES, "
-    "CREATE TEMPORARY TABLES, LOCK TABLES, EXECUTE, REPLICATION SLAVE, REPLICATION CLIENT, CREATE VIEW, SHOW VIEW, "
-    "CREATE ROUTINE, ALTER ROUTINE, CREATE USER, EVENT, TRIGGER"
-)
 TENANTS = definition.load(
     {"name": name, "hosts": [f"{name}.example.org"], "title": name, "admin": {"email": "a@b"}} for name in ("acme", "globex")
 )
 
 
-def free_port() -> int:
-    """A port of this machine that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(what: Callable[[], object], process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until a server answers."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            what()
-            return
-        except (OSError, pymysql.MySQLError, resp.RedisError):
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
-            time.sleep(0.1)
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """A certificate for localhost and its key."""
-
-    authority: Path
-    certificate: Path
-    key: Path
-
-
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> managed.Certificate:
     """A certificate that signs itself."""
-    folder = tmp_path_factory.mktemp("tls")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    made = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-        .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ))
-    return Certificate(folder / "cert.pem", folder / "cert.pem", folder / "key.pem")
+    return managed.Certificate.make(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
-def trusted(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
+def trusted(certificate: managed.Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trust it, as base_ca_certificates lets a node do."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.authority))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.certificate))
 
 
 @pytest.fixture(scope="module")
-def rds(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def rds(certificate: managed.Certificate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of a MariaDB whose owner keeps its root account."""
-    folder = tmp_path_factory.mktemp("rds")
-    data, log, port = folder / "data", folder / "log", free_port()
-    me = f"--user={os.environ.get('USER') or 'root'}" if os.geteuid() else "--user=root"
-    subprocess.run(
-        ["mariadb-install-db", "--no-defaults", me, f"--datadir={data}", "--auth-root-authentication-method=normal", "--skip-test-db"],
-        check=True, capture_output=True,
-    )
-    (folder / "init.sql").write_text(
-        f"CREATE USER fleet_admin@'%' IDENTIFIED BY '{PASSWORD}';\nGRANT {MASTER_RIGHTS} ON *.* TO fleet_admin@'%' WITH GRANT OPTION;\n"
-    )
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [shutil.which("mariadbd") or "/usr/sbin/mariadbd", "--no-defaults", me, f"--datadir={data}", f"--port={port}",
-             "--bind-address=127.0.0.1", f"--socket={folder / 's'}", f"--init-file={folder / 'init.sql'}",
-             f"--ssl-cert={certificate.certificate}", f"--ssl-key={certificate.key}", "--require-secure-transport=ON",
-             "--innodb-buffer-pool-size=16M", "--innodb-log-file-size=8M"],
-            stdout=output, stderr=output,
-        )
-    context = ssl.create_default_context(cafile=str(certificate.authority))
-    login = {"host": "localhost", "port": port, "user": "fleet_admin", "password": PASSWORD, "ssl": context}
-    wait_for(lambda: pymysql.connect(**login).close(), process, log)
-    yield port
-    process.terminate()
-    process.wait(30)
+    with managed.database(tmp_path_factory.mktemp("rds"), certificate, PASSWORD) as port:
+        yield port
 
 
 @pytest.fixture(scope="module")
-def elasticache(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def elasticache(certificate: managed.Certificate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of a Redis with TLS and a password alone, where nobody can make users."""
-    folder = tmp_path_factory.mktemp("elasticache")
-    log, port = folder / "log", free_port()
-    # Debian ships one program under several names.
-    program = shutil.which("redis-server") or shutil.which("redis-check-rdb")
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            ["redis-server", "--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--tls-cert-file",
-             str(certificate.certificate), "--tls-key-file", str(certificate.key), "--tls-auth-clients", "no", "--requirepass",
-             CACHE_PASSWORD, "--rename-command", "ACL", "", "--save", "", "--dir", str(folder)],
-            executable=program, stdout=output, stderr=output,
-        )
-    wait_for(lambda: socket.create_connection(("127.0.0.1", port), 1).close(), process, log)
-    yield port
-    process.terminate()
-    process.wait(30)
+    with managed.cache(tmp_path_factory.mktemp("elasticache"), certificate, CACHE_PASSWORD) as port:
+        yield port
 
 
 def account(port: int) -> dumps.Account:
@@ -197,6 +98,24 @@ def test_an_administrator_without_super_gives_each_tenant_its_own(applier: Calla
     works, make_book = one.plan(TENANTS, prune=True)
     assert not make_book
     assert [work.actions() for work in works] == [[], []]
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_tenants_connections_are_ended_without_the_right_to_do_so(applier: Callable[..., apply.Applier], rds: int) -> None:
+    one = applier()
+    one.act(*one.plan(TENANTS, prune=False), 2)
+    acme = TENANTS[0]
+    tenant = pymysql.connect(
+        host="localhost", port=rds, user=acme.database_user(), password=derive(SECRET, "db", "acme"), ssl=ssl.create_default_context(),
+    )
+    server = apply.DatabaseServer(account(rds)).connect()
+    with pytest.raises(database.DatabaseError, match="not owner of thread"):
+        server.query("KILL %s", (tenant.thread_id(),))
+    server.end_connections(acme.database_user())
+    with pytest.raises(pymysql.MySQLError):
+        tenant.ping(reconnect=False)
+    server.end_connections(acme.database_user())
+    server.close()
 
 
 @pytest.mark.usefixtures("trusted")

@@ -42,6 +42,12 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._schema imp
 if TYPE_CHECKING:
     from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet
 
+# The tag of a node that AWS recommends to replace, with the Unix time of it.
+TAG_REBALANCE = "rebalance"
+# When it will be taken away AWS does not say. By being always so far ahead, its replacement has the time it needs.
+REBALANCE_SECONDS = 900.0
+# A recommendation for an instance that is no node after so many seconds is somebody else's.
+FOREIGN_SECONDS = 300.0
 # Scheduled events after which an instance is gone, or away for a while.
 EVENTS = ["instance-retirement", "instance-stop", "instance-reboot", "system-reboot", "system-maintenance"]
 
@@ -94,6 +100,7 @@ SETTINGS = {
     "kms_key": Field(str, default=""),
     "root_device": Field(str, default="/dev/xvda", pattern="/dev/[a-z0-9]+"),
     "spot_share": Field(float, default=0.0, minimum=0.0, maximum=1.0),
+    "events_queue": Field(str, default="", pattern=r"(arn:aws[a-z-]*:sqs:[a-z0-9-]+:\d{12}:[\w-]{1,80})?"),
     "on_demand_base": Field(int, default=2, minimum=0, maximum=10000),
 }
 
@@ -115,6 +122,7 @@ class AwsDriver(CloudDriver):
         self.aws = aws or Aws(self.settings["region"])
         self.pictures = Images(fleet, self.aws)
         self._spot: set[str] = set()
+        self._kind: dict[str, str] = {}
 
     @property
     def _ec2(self) -> Any:
@@ -137,6 +145,7 @@ class AwsDriver(CloudDriver):
             )
             found = [one for one in pages.search(parts.INSTANCES) if one]
         self._spot = {str(one["id"]) for one in found if one["spot"] == "spot"}
+        self._kind = {str(one["id"]): str(one["kind"]) for one in found}
         return parts.distinct([parts.node(self.fleet.name, one) for one in found])
 
     def notices(self, nodes: Sequence[Node]) -> dict[str, float]:
@@ -161,7 +170,30 @@ class AwsDriver(CloudDriver):
                 for one in pages.search("SpotInstanceRequests[].{id: InstanceId, since: Status.UpdateTime}"):
                     if one and one["id"] in names:
                         result[names[one["id"]]] = one["since"].timestamp() + 120
+        for node in nodes:
+            if TAG_REBALANCE in node.tags:
+                result.setdefault(node.name, time.time() + REBALANCE_SECONDS)
         return result
+
+    def hear(self, nodes: Sequence[Node]) -> None:
+        """Take AWS's recommendations to replace spot instances out of the queue to which EventBridge brings them."""
+        queue = self.settings["events_queue"]
+        if not queue or not self._spot:
+            return
+        by_id = {node.id: node for node in nodes}
+        with doing("read the recommendations", CloudError):
+            sqs = self.aws.client("sqs")
+            # As AWS builds it, so that nobody need be asked for it.
+            url = "/".join([sqs.meta.endpoint_url, *queue.split(":")[4:]])
+            for message in sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", ()):
+                instance, when = parts.recommendation(message["Body"])
+                node = by_id.get(instance)
+                if node is not None and TAG_REBALANCE not in node.tags:
+                    self._tag(node, {TAG_REBALANCE: f"{when:.0f}"})
+                    # Another one of this kind would be told the same.
+                    self._capacity().remember(node.zone, self._kind.get(instance, ""), True)
+                if node is not None or time.time() - when > FOREIGN_SECONDS:
+                    sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
 
     def zones(self) -> list[str]:
         return self._capacity().zones(list(self.settings["zones"]), self._kinds("web"))
@@ -217,9 +249,12 @@ class AwsDriver(CloudDriver):
         node = next((node for node in self.nodes() if node.name == name), None)
         if node is None:
             raise CloudError(f"Failed to tag node {name}: fleet {self.fleet.name} has no node of this name")
+        return self._tag(node, tags)
+
+    def _tag(self, node: Node, tags: Mapping[str, str | None]) -> Node:
         added = {f"{parts.WORD}{key}": value for key, value in tags.items() if value is not None}
         removed = [f"{parts.WORD}{key}" for key, value in tags.items() if value is None and key in node.tags]
-        with doing(f"tag node {name}", CloudError):
+        with doing(f"tag node {node.name}", CloudError):
             if added:
                 self._ec2.create_tags(Resources=[node.id], Tags=tag_list(added))
             if removed:

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import calendar
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,10 +18,11 @@ ROLES = ("web", "balancer", "database", "cache", "jobs", "logs", "builder")
 # Tags of the fleet's words (retiring, held, launch ...) have this prefix, so that they never meet the driver's own.
 WORD = f"{TAG}:tag:"
 STATES = {"pending": "pending", "running": "running", "shutting-down": "stopping", "stopping": "failed", "stopped": "failed"}
+RECOMMENDATION = "EC2 Instance Rebalance Recommendation"
 # What is asked of a page of DescribeInstances.
 INSTANCES = (
     "Reservations[].Instances[].{id: InstanceId, index: AmiLaunchIndex, state: State.Name, address: PrivateIpAddress, "
-    "zone: Placement.AvailabilityZone, launched: LaunchTime, image: ImageId, tags: Tags, spot: InstanceLifecycle}"
+    "zone: Placement.AvailabilityZone, kind: InstanceType, launched: LaunchTime, image: ImageId, tags: Tags, spot: InstanceLifecycle}"
 )
 # An AWS tag's value holds 256 characters; that many indices fit into it.
 MOST_AT_ONCE = 60
@@ -59,7 +62,8 @@ write_files:
   - {{<<: *allow, path: /etc/systemd/system/cloud-final.service.d/90-metadata.conf}}
 runcmd:
   - [systemctl, daemon-reload]
-  - [systemctl, try-restart, ssh.service]
+  # It began with these files, unless it was faster than they; who connects now is not refused.
+  - [systemctl, try-reload-or-restart, ssh.service]
 """
 
 
@@ -96,6 +100,17 @@ def template_data(settings: Mapping[str, Any], role: str, image: str) -> dict[st
     if settings["instance_profile"]:
         data["IamInstanceProfile"] = {"Name": settings["instance_profile"]}
     return data
+
+
+def recommendation(text: str) -> tuple[str, float]:
+    """The instance that an event recommends to replace, and the event's Unix time; no instance where it is no such event."""
+    try:
+        event = json.loads(text)
+        instance = str(event["detail"]["instance-id"])
+        when = float(calendar.timegm(time.strptime(event["time"], "%Y-%m-%dT%H:%M:%SZ")))
+    except (KeyError, TypeError, ValueError):
+        return "", 0.0
+    return (instance if event.get("detail-type") == RECOMMENDATION else ""), when
 
 
 def fingerprint(value: Any) -> str:

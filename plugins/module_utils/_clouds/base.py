@@ -60,6 +60,12 @@ class CloudDriver(abc.ABC):
         """Names of those of these nodes that the cloud has announced to take away, with the Unix time of it."""
         return {}
 
+    def hear(self, nodes: Sequence[Node]) -> None:
+        """Note down on these nodes what the cloud tells once and keeps nowhere; the next :meth:`notices` knows of it.
+
+        :raises CloudError: when the cloud does not answer.
+        """
+
     def zones(self) -> list[str]:
         """The zones to spread over that have room, as far as is known; no call to the cloud."""
         return []

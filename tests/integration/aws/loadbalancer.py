@@ -12,6 +12,7 @@ import http.client
 import http.server
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import boto3
@@ -53,7 +54,9 @@ class LoadBalancer:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                status, body = balancer._forward(self.path)
+                # TLS ends at the balancer, which says whom it speaks for.
+                headers = {"X-Forwarded-For": self.client_address[0], "X-Forwarded-Proto": "https"}
+                status, body = balancer._forward(self.path, {"Host": self.headers["Host"], **headers})
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -77,10 +80,10 @@ class LoadBalancer:
     def _probe(self, target: Target) -> bool:
         return self._ask(target, "/healthz")[0] == 200
 
-    def _ask(self, target: Target, path: str) -> tuple[int, bytes]:
+    def _ask(self, target: Target, path: str, headers: Mapping[str, str] = {}) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(self.where.get(target.id, "127.0.0.254"), target.port, timeout=20)
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=headers)
             response = connection.getresponse()
             return response.status, response.read()
         except OSError:
@@ -88,7 +91,7 @@ class LoadBalancer:
         finally:
             connection.close()
 
-    def _forward(self, path: str) -> tuple[int, bytes]:
+    def _forward(self, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
         known = [(target, self.server.targets.state(self.group, target)[0]) for target in self.server.targets.current(self.group)]
         present = [target for target, state in known if state != "draining"]
         chosen = [target for target, state in known if state == "healthy"] or present
@@ -98,7 +101,7 @@ class LoadBalancer:
             target = min(chosen, key=lambda one: (self._busy[one.id], one.id))
             self._busy[target.id] += 1
         try:
-            return self._ask(target, path)
+            return self._ask(target, path, headers)
         finally:
             with self._lock:
                 self._busy[target.id] -= 1

@@ -29,6 +29,7 @@ from typing import Any
 # moto's thousand images take a second to load, and are not looked at.
 os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
 
+import boto3
 import moto.backends
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -118,7 +119,7 @@ class AwsServer:
     def reset(self) -> None:
         """Forget everything: resources, records, faults."""
         with self._lock:
-            for name in ("ec2", "elbv2", "cloudwatch", "rds", "elasticache", "efs", "iam", "ssm", "secretsmanager", "acm"):
+            for name in ("ec2", "elbv2", "cloudwatch", "rds", "elasticache", "efs", "iam", "ssm", "secretsmanager", "acm", "sqs", "events"):
                 moto.backends.get_backend(name).reset()
             self.calls: list[Call] = []
             # Whether an answer to a Describe is given again until something is changed: moto takes 10 ms for an instance.
@@ -134,6 +135,8 @@ class AwsServer:
             self.pending_seconds = 0.0
             self.notices: dict[str, Notice] = {}
             self.targets = Targets(self)
+            # Told of each image: the instance it was made of, and its id.
+            self.on_image: Callable[[str, str], None] = lambda _instance, _image: None
             self._hidden: dict[str, int] = {}
             self._tokens: dict[str, tuple[str, list[str], bytes]] = {}
 
@@ -195,6 +198,24 @@ class AwsServer:
     def interrupt(self, instance: str, kind: str = "spot", seconds: float = 120) -> None:
         """Announce that an instance will be taken away."""
         self.notices[instance] = Notice(kind, time.time() + seconds)
+
+    def queue(self, fleet: str) -> str:
+        """The ARN of the queue to which EventBridge brings what AWS recommends for this fleet; made where it does not exist."""
+        name = f"moodle-fleet-{fleet}-events"
+        boto3.client("sqs", endpoint_url=self.url, region_name=REGION).create_queue(QueueName=name, tags={"moodle_fleet": fleet})
+        return f"arn:aws:sqs:{REGION}:{DEFAULT_ACCOUNT_ID}:{name}"
+
+    def recommend(self, queue: str, instance: str, seconds_ago: float = 0) -> None:
+        """Recommend to replace an instance, as EventBridge puts it into a queue."""
+        event = {
+            "version": "0", "id": "12345678-1234-1234-1234-123456789012", "detail-type": "EC2 Instance Rebalance Recommendation",
+            "source": "aws.ec2", "account": DEFAULT_ACCOUNT_ID, "region": REGION,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - seconds_ago)),
+            "resources": [f"arn:aws:ec2:{REGION}a:instance/{instance}"], "detail": {"instance-id": instance},
+        }
+        sqs = boto3.client("sqs", endpoint_url=self.url, region_name=REGION)
+        url = sqs.get_queue_url(QueueName=queue.rpartition(":")[2])["QueueUrl"]
+        sqs.send_message(QueueUrl=url, MessageBody=json.dumps(event))
 
     # -- the WSGI application ----------------------------------------------------------------------------------
 
@@ -390,7 +411,9 @@ class AwsServer:
                 start = f"TagSpecification.{number}.Tag."
                 keys = {k.removesuffix(".Key"): v for k, v in request.parameters.items() if k.startswith(start) and k.endswith(".Key")}
                 image.ebs_snapshot.add_tags({key: request.parameters[f"{place}.Value"] for place, key in keys.items()})
-            return answer
+        if found:
+            self.on_image(request.parameters["InstanceId"], found.group(1).decode())
+        return answer
 
     def _do_ec2_DeleteLaunchTemplateVersions(self, request: Reader, _environ: dict[str, Any], _body: bytes) -> Answer:
         """moto has no such action."""

@@ -72,7 +72,10 @@ def playbook(name: str, inventory: Path, *arguments: str, check: bool = True) ->
     """Run a playbook as docs/aws.md says; its output."""
     command = ["ansible-playbook", "-i", "localhost,", str(ROOT / "playbooks" / f"{name}.yml"),
                "-e", f"moodle_fleet_file={inventory / 'moodle_fleet.yml'}", *arguments]
-    environment = {**os.environ, "ANSIBLE_CALLBACK_RESULT_FORMAT": "yaml"}
+    environment = {
+        **os.environ, "ANSIBLE_CALLBACK_RESULT_FORMAT": "yaml", "ANSIBLE_PIPELINING": "1",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "hasty"), os.environ.get("PYTHONPATH", "")]),
+    }
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=900)
     text = done.stdout + done.stderr
     assert (done.returncode == 0) is check, text[-6000:]
@@ -96,6 +99,7 @@ def fixture_left(aws: AwsServer) -> object:
     def kinds() -> dict[str, int]:
         ec2, elb, rds, efs, iam = (boto3.client(name, REGION) for name in ("ec2", "elbv2", "rds", "efs", "iam"))
         cache, secrets, acm = (boto3.client(name, REGION) for name in ("elasticache", "secretsmanager", "acm"))
+        sqs, events = (boto3.client(name, REGION) for name in ("sqs", "events"))
         found = {
             "networks": [one for one in ec2.describe_vpcs()["Vpcs"] if not one["IsDefault"]],
             "addresses": ec2.describe_addresses()["Addresses"],
@@ -110,6 +114,8 @@ def fixture_left(aws: AwsServer) -> object:
             "caches": cache.describe_replication_groups()["ReplicationGroups"],
             "roles": iam.list_roles()["Roles"],
             "instance profiles": iam.list_instance_profiles()["InstanceProfiles"],
+            "queues": sqs.list_queues().get("QueueUrls", []),
+            "rules": events.list_rules()["Rules"],
             "secrets": secrets.list_secrets()["SecretList"],
             "instances": [i for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]
                           if i["State"]["Name"] != "terminated"],
@@ -130,6 +136,7 @@ def test_from_an_empty_account_and_back(aws: AwsServer, inventory: Path, left, t
     assert left() == {
         "networks": 1, "addresses": 1, "gateways": 1, "groups": 9, "endpoints": 1, "balancers": 1, "target groups": 1,
         "certificates": 1, "databases": 1, "file systems": 1, "caches": 2, "roles": 1, "instance profiles": 1, "secrets": 1,
+        "queues": 1, "rules": 1,
     }
     aws.calls.clear()
     again = playbook("aws_bootstrap", inventory, "--diff")
@@ -142,6 +149,8 @@ def test_from_an_empty_account_and_back(aws: AwsServer, inventory: Path, left, t
     assert sorted(definition.cloud["zones"]) == [f"{REGION}{zone}" for zone in "ab"]
     assert definition.services["database"]["endpoint"].endswith(".rds.amazonaws.com:3306")
     assert definition.services["cache"]["shared_user"] and definition.services["cache"]["muc_endpoint"].endswith(":6380")
+    (target,) = boto3.client("events", REGION).list_targets_by_rule(Rule="moodle-fleet-prod-rebalance")["Targets"]
+    assert target["Arn"] == definition.cloud["events_queue"]
     nodes = cloud_driver(definition).launch(LaunchSpec("web", 2, "abc"))
     assert sorted(node.zone for node in nodes) == sorted(definition.cloud["zones"])
 
@@ -165,10 +174,11 @@ def test_from_an_empty_account_and_back(aws: AwsServer, inventory: Path, left, t
 
     # Interrupted in the middle, and run again.
     words = ("-e", "teardown_confirmed=prod", "-e", "teardown_data_lost=true")
-    aws.faults = [Fault("DeleteSubnet", "DependencyViolation", 400, times=None)]
-    assert "DependencyViolation" in playbook("aws_teardown", inventory, *words, check=False)
+    aws.faults = [Fault("DeleteDBSubnetGroup", "InvalidDBSubnetGroupStateFault", 400, times=None)]
+    assert "InvalidDBSubnetGroupStateFault" in playbook("aws_teardown", inventory, *words, check=False)
     aws.faults = []
-    assert set(left()) == {"networks"}
+    there = {"networks", "addresses", "gateways", "groups", "endpoints"}
+    assert set(left()) == there | {"file systems", "roles", "instance profiles", "secrets", "queues", "rules"}
     playbook("aws_teardown", inventory, *words)
     assert left() == {}
     assert boto3.client("rds", REGION).describe_db_snapshots()["DBSnapshots"]

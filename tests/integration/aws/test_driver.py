@@ -210,6 +210,44 @@ def test_announcements_are_seen_with_their_time(aws: AwsServer, cloud: dict[str,
     assert sum(notice > 0 for notice in seen.values()) == 2
 
 
+def test_a_recommendation_is_heard_once_and_known_from_then_on(aws: AwsServer, cloud: dict[str, Any], tmp_path: Path) -> None:
+    queue = aws.queue("aws")
+    driver = AwsDriver(fleet(tmp_path, {**cloud, "spot_share": 0.5, "on_demand_base": 1, "events_queue": queue}))
+    driver.launch(LaunchSpec("web", 3, "abc"))
+    (spot,) = (one for one in aws.instances() if one.lifecycle == "spot")
+    zone, kind = spot.placement.zone, spot.instance_type
+    aws.recommend(queue, spot.id)
+    aws.recommend(queue, "i-0123456789abcdef0")
+    aws.recommend(queue, "i-0123456789abcdef1", seconds_ago=400)
+    sqs = boto3.client("sqs")
+    url = sqs.get_queue_url(QueueName="moodle-fleet-aws-events")["QueueUrl"]
+    sqs.send_message(QueueUrl=url, MessageBody="{}")
+    nodes = observed_nodes(driver)
+    assert not any(node.notice for node in nodes)
+    driver.hear(nodes)
+    # Somebody else's may be that of a node which is not listed yet.
+    left = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    assert left["ApproximateNumberOfMessagesNotVisible"] == "1" and left["ApproximateNumberOfMessages"] == "0"
+    for _check in range(2):
+        seen = {node.id: node.notice - time.time() for node in observed_nodes(driver) if node.notice}
+        assert list(seen) == [spot.id] and 890 < seen[spot.id] <= 900
+        driver.hear(driver.nodes())
+    assert aws.count("CreateTags") == 1
+    assert aws_launch.Capacity(driver.state / "capacity.json").lacks(zone, kind, True)
+    # What is sure goes before what is likely.
+    aws.interrupt(spot.id)
+    (seen_now,) = (node.notice - time.time() for node in observed_nodes(driver) if node.notice)
+    assert 100 < seen_now <= 120
+
+
+def test_nobody_listens_where_there_are_no_spot_nodes(aws: AwsServer, cloud: dict[str, Any], tmp_path: Path) -> None:
+    driver = AwsDriver(fleet(tmp_path, {**cloud, "events_queue": aws.queue("aws")}))
+    driver.launch(LaunchSpec("web", 2, "abc"))
+    aws.calls.clear()
+    driver.hear(driver.nodes())
+    assert aws.counts() == {"DescribeInstances": 1}
+
+
 def test_a_template_somebody_removed_is_made_anew(driver: AwsDriver) -> None:
     driver.launch(LaunchSpec("web", 1, "abc"))
     boto3.client("ec2").delete_launch_template(LaunchTemplateName="moodle-fleet-aws-web")

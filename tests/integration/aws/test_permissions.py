@@ -58,6 +58,10 @@ def scale(driver: AwsDriver, members: AlbMembers, reader: AlbReader, server: Aws
     driver.images()
     members.register({node.name: (node.address, 80, 8) for node in nodes})
     driver.notices(driver.nodes())
+    server.recommend(driver.settings["events_queue"], nodes[1].id)
+    server.recommend(driver.settings["events_queue"], nodes[2].id)
+    server.calls = [call for call in server.calls if call.action not in ("GetQueueUrl", "SendMessage")]
+    driver.hear(nodes)
     reader.read()
     driver.tag(nodes[0].name, {"retiring": "1"})
     driver.tag(nodes[0].name, {"retiring": None})
@@ -78,7 +82,7 @@ def bake(driver: AwsDriver) -> None:
 
 
 def test_policies_and_calls_are_the_same(aws: AwsServer, balancer: LoadBalancer, tmp_path: Path) -> None:
-    cloud = cloud_settings(aws, spot_share=0.5, on_demand_base=1)
+    cloud = cloud_settings(aws, spot_share=0.5, on_demand_base=1, events_queue=aws.queue("aws"))
     definition = fleet(tmp_path, cloud, balancer=balancer.settings())
     driver = AwsDriver(definition)
     members = AlbMembers(definition, driver.nodes)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import RunResult, check, explain, run, status
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import MEMORY, Ledger
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.tests.unit.plugins.module_utils._scaling.world import World
@@ -108,6 +109,23 @@ def test_a_drivers_own_fault_is_an_outage_not_a_crash(world: World) -> None:
 
     outcome = check(POLICY, world.ledger, dataclasses.replace(world.sources, read=broken))
     assert "KeyError" in outcome.errors[0]
+
+
+def test_announcements_that_are_not_heard_stop_nothing(world: World) -> None:
+    import dataclasses
+
+    heard = []
+
+    def hear(nodes):
+        heard.append(len(nodes))
+        raise CloudError("no answer")
+
+    world.load = 14.0
+    world.pass_time(15)
+    sources = dataclasses.replace(world.sources, hear=hear)
+    assert check(POLICY, world.ledger, sources, record=False).errors == () and heard == []
+    outcome = check(POLICY, world.ledger, sources)
+    assert outcome.plan and outcome.errors == ("announcements: no answer",) and heard == [2]
 
 
 def test_old_members_are_not_acted_upon(world: World) -> None:
