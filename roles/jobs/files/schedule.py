@@ -79,9 +79,10 @@ class Schedule:
     def start(self, now: float) -> list[Run]:
         """Return the runs to start now, in their order, and count them as running."""
         limits = self.limits
-        long = sum(1 for run in self.runs.values() if self.is_long(run, now))
-        busy = len(self.runs) - min(long, limits.long_runs)
-        heavy = sum(1 for run in self.runs.values() if self.is_long(run, now) or self._is_slow(run.tenant, now))
+        beside = min(sum(1 for run in self.runs.values() if self.is_long(run, now)), limits.long_runs)
+        busy = len(self.runs) - beside
+        # Workers that slow tenants hold. The last one is not for them.
+        held = sum(1 for run in self.runs.values() if self.is_long(run, now) or self._is_slow(run.tenant, now)) - beside
         started = []
         for name in sorted((name for name, tenant in self.tenants.items() if tenant.due <= now),
                            key=lambda name: (self.tenants[name].due, name)):
@@ -90,14 +91,15 @@ class Schedule:
             tenant, slow = self.tenants[name], self._is_slow(name, now)
             if len(tenant.runs) >= limits.tenant_runs or not all(self.is_long(run, now) for run in tenant.runs.values()):
                 continue
-            if slow and heavy >= max(1, limits.long_runs + limits.workers - 1):
+            # Nor is there one for them if all that runs, and they, might leave no worker to the others.
+            if slow and (held >= max(1, limits.workers - 1) or len(self.runs) >= max(1, limits.long_runs + limits.workers - 1)):
                 continue
             self._last += 1
             run = Run(self._last, name, tenant.due, now)
             self.runs[run.number] = tenant.runs[run.number] = run
             tenant.due = self._slot(name, now)
             busy += 1
-            heavy += slow
+            held += slow
             started.append(run)
         return started
 
@@ -139,4 +141,5 @@ class Schedule:
         """The tenant's first own second after a time: they don't all start at once."""
         interval = self.limits.interval
         offset = zlib.crc32(name.encode()) % 1000 / 1000 * interval
-        return (after - offset) // interval * interval + interval + offset
+        # A hundredth more, for a slot that is now, give or take what floating point loses, is not the next.
+        return (after + 0.01 - offset) // interval * interval + interval + offset
