@@ -136,6 +136,7 @@ class Contender(lease.Lease):
         super().__init__({"host": node.database, "port": 3306, "user": "moodle_fleet_jobs", "tls": False,
                           "password": derive(SECRET, "db-jobs", "fleet")}, name)
         self.frozen = False
+        self.pulse = float("inf")
 
     def _beat(self) -> None:
         if not self.frozen:

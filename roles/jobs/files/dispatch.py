@@ -9,7 +9,6 @@ their current task, and ends with the last of them.
 
 from __future__ import annotations
 
-import collections
 import json
 import os
 import selectors
@@ -22,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from lease import Lease
+from lease import Lease, clock
 from metrics import Figures
 from schedule import DONE, FAILED, RESTING, Limits, Run, Schedule
 
@@ -58,7 +57,7 @@ class Runner:
     def __init__(self, php: list[str], selector: selectors.BaseSelector, answer: Callable[[dict, str], None]) -> None:
         self.ids: set[int] = set()
         self._answer, self._selector = answer, selector
-        self._output: dict[int, collections.deque[bytes]] = {}
+        self._output: dict[int, bytearray] = {}
         self._pids: dict[int, int] = {}
         self._partial = b""
         path = RUNTIME / f"runner-{time.monotonic_ns()}.sock"
@@ -124,10 +123,10 @@ class Runner:
                 if len(self._output) > 1000:
                     # Of programs that runs started; nobody asks for it.
                     self._output = {one: kept for one, kept in self._output.items() if one in self._pids}
-                parts = self._output.setdefault(pid, collections.deque())
-                parts.append(text)
-                while sum(map(len, parts)) > KEPT_OUTPUT and len(parts) > 1:
-                    parts.popleft()
+                kept = self._output.setdefault(pid, bytearray())
+                kept += text
+                if len(kept) > 2 * KEPT_OUTPUT:
+                    del kept[:-KEPT_OUTPUT]
         except BlockingIOError:
             pass
 
@@ -152,7 +151,7 @@ class Runner:
 
     def _end(self, told: dict) -> None:
         pids = [pid for pid, owner in self._pids.items() if owner == told["id"]]
-        printed = b"".join(part for pid in pids for part in self._output.pop(pid, ()))
+        printed = b"".join(self._output.pop(pid, b"") for pid in pids)
         for pid in pids:
             del self._pids[pid]
         self.ids.discard(told["id"])
@@ -176,6 +175,7 @@ class Dispatcher:
         self.role = ""
         self.stop_asked = self.stopping = False
         self.seen = 0.0
+        self.listed = True
         # What is asked of tenants.php, by the number of its run; negative, so that they differ from those of the schedule.
         self.asked: dict[int, Callable[[int, str], None]] = {}
         self.long: set[int] = set()
@@ -194,6 +194,7 @@ class Dispatcher:
         self.lease.start()
         while not (self.stopping and not self.schedule.runs):
             now = time.time()
+            self.lease.pulse = clock()
             if self.stop_asked and not self.stopping:
                 self._stop()
             self._look()
@@ -248,10 +249,10 @@ class Dispatcher:
             self.journal.write(f"{role}{holder}{why}", priority=4 if why else 5)
 
     def _fenced(self, code: int, text: str) -> None:
-        found = json.loads(text) if code == 0 else {}
+        found = json.loads(text) if code == 0 else {"tenants.php": {"error": text[-500:]}}
         ended = sum(one.get("ended", 0) for one in found.values())
         failed = [f"{name}: {one['error']}" for name, one in found.items() if "error" in one]
-        self.journal.write(f"{ended} connections ended{'; ' + '; '.join(failed[:3]) if failed else ''}", priority=4)
+        self.journal.write("; ".join([f"{ended} connections ended", *failed[:3]]), priority=4)
         self.lease.fenced()
 
     def _refresh(self) -> None:
@@ -264,11 +265,7 @@ class Dispatcher:
             self.runners.append(self._new_runner())
             self.code = code
             self.journal.write(f"runs the code in {code}")
-        try:
-            changed = TENANTS.stat().st_mtime
-        except OSError as exc:
-            self.journal.write(f"cannot read the list of tenants: {exc}", priority=3)
-            return
+        changed = TENANTS.stat().st_mtime
         if changed != self.seen:
             self.seen = changed
             self._ask(self._listed, "list")
@@ -285,8 +282,11 @@ class Dispatcher:
 
     def _listed(self, code: int, text: str) -> None:
         if code:
+            # Those known so far are served on. The next report asks again.
+            self.listed = False
             self.journal.write(f"cannot read the list of tenants: {text[-500:]}", priority=3)
             return
+        self.listed = True
         names = json.loads(text)
         self.schedule.serve(names, time.time())
         self.figures.keep(names)
@@ -360,6 +360,8 @@ class Dispatcher:
         if now < self._next_report:
             return
         self._next_report = now + 15
+        if not self.listed:
+            self.seen = 0.0
         holder = self.lease.holder if self.lease.holder != self.node else ""
         self.figures.write(RUNTIME, {
             "role": self.role, "holder": holder, "epoch": self.lease.epoch, "problem": self.lease.problem,

@@ -29,13 +29,15 @@ class Lease(threading.Thread):
     """Takes and renews the lease in the background.
 
     `holder` is who holds it as far as is known; `fence` has the addresses of nodes that lost it without giving it back, until
-    `fenced` is called; `lost` tells that another node took it from this one; `problem` says why the database can't be asked.
+    `fenced` is called; `lost` tells that another node took it from this one; `problem` says why it can't be had. The dispatcher keeps
+    setting `pulse` to the time of now: one that hangs does not keep its lease.
     """
 
     def __init__(self, database: Mapping[str, object], node: str) -> None:
         super().__init__(daemon=True)
         self.node, self.holder, self.problem = node, "", ""
         self.epoch = 0
+        self.pulse = clock()
         self.fence: tuple[str, ...] = ()
         self.lost = False
         self._database = database
@@ -63,9 +65,14 @@ class Lease(threading.Thread):
         while True:
             leaving = self._stop.is_set()
             try:
-                self._give_back() if leaving else self._beat()
+                if leaving:
+                    self._give_back()
+                elif clock() - self.pulse > TTL:
+                    raise TimeoutError("the dispatcher hangs")
+                else:
+                    self._beat()
                 self.problem = ""
-            except (pymysql.MySQLError, OSError) as exc:
+            except (pymysql.MySQLError, OSError, ValueError) as exc:
                 self.problem = " ".join(str(exc).split())
                 self._close()
             if leaving:
