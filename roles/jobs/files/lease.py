@@ -43,7 +43,7 @@ class Lease(threading.Thread):
         self._database = database
         self._connection: pymysql.Connection | None = None
         self._until = 0.0
-        self._stop = threading.Event()
+        self._leaving = threading.Event()
         self._fenced = threading.Event()
 
     def held(self) -> bool:
@@ -57,13 +57,13 @@ class Lease(threading.Thread):
 
     def stop(self) -> None:
         """Give the lease back, so that another node goes on at once."""
-        self._stop.set()
+        self._leaving.set()
         self._until = 0.0
         self.join(timeout=10)
 
     def run(self) -> None:
         while True:
-            leaving = self._stop.is_set()
+            leaving = self._leaving.is_set()
             try:
                 if leaving:
                     self._give_back()
@@ -78,7 +78,7 @@ class Lease(threading.Thread):
             if leaving:
                 self._close()
                 return
-            self._stop.wait(BEAT)
+            self._leaving.wait(BEAT)
 
     def _execute(self, statement: str, *values: object) -> tuple:
         if self._connection is None:
