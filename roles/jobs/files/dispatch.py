@@ -9,6 +9,7 @@ their current task, and ends with the last of them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -91,23 +92,18 @@ class Runner:
         """Let all other runs go before this one."""
         for pid, owner in self._pids.items():
             if owner == number:
-                try:
+                with contextlib.suppress(OSError):
                     os.setpriority(os.PRIO_PGRP, pid, 15)
-                except OSError:
-                    pass
 
     def finish(self) -> None:
         """No more runs come; it ends after those under way."""
-        try:
+        with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
 
     def _send(self, what: dict) -> None:
-        try:
+        # If it is gone, _told sees that too.
+        with contextlib.suppress(OSError):
             self._control.sendall(json.dumps(what).encode() + b"\n")
-        except OSError:
-            pass  # It is gone; _told sees that too.
 
     def _read(self) -> None:
         try:
@@ -146,6 +142,10 @@ class Runner:
         if not text:
             self._selector.unregister(self._control)
             self.process.wait()
+            # If it died, its forks have nobody who would tell of their end.
+            for pid in self._pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
             for number in list(self.ids):
                 self._end({"id": number, "code": 70, "cpu": 0.0})
 

@@ -8,6 +8,7 @@ it asked, on a clock that goes on while the machine sleeps: it stops before anyb
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import threading
 import time
@@ -118,8 +119,6 @@ class Lease(threading.Thread):
 
     def _close(self) -> None:
         if self._connection is not None:
-            try:
+            with contextlib.suppress(pymysql.MySQLError, OSError):
                 self._connection.close()
-            except (pymysql.MySQLError, OSError):
-                pass
             self._connection = None
