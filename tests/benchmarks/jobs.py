@@ -26,7 +26,7 @@ LIKE = {
     "ran": "SELECT classname, result, COUNT(*) FROM {database}.mdl_task_log WHERE timestart >= {since} GROUP BY 1, 2 ORDER BY 1, 2",
     "planned": "SELECT classname, nextruntime, faildelay, disabled, timestarted FROM {database}.mdl_task_scheduled ORDER BY 1",
     "queued": "SELECT classname, faildelay, COUNT(*) FROM {database}.mdl_task_adhoc GROUP BY 1, 2 ORDER BY 1, 2",
-    "cron's own settings": "SELECT name, IF(name = 'lastcronstart', '', value) FROM {database}.mdl_config_plugins"
+    "cron's own settings": "SELECT name, IF(name LIKE 'lastcron%', '', value) FROM {database}.mdl_config_plugins"
                            " WHERE plugin = 'tool_task' ORDER BY 1",
 }
 
@@ -111,10 +111,10 @@ class Jobs:
     def enqueue(self, tenant: str, count: int, seconds: float, busy: bool) -> None:
         """Queue ad-hoc tasks that take so long."""
         data = json.dumps({"seconds": seconds, "busy": busy})
-        values = ", ".join(f"('moodle', '\\\\core\\\\task\\\\bench_task', UNIX_TIMESTAMP() - 1, 0, '{data}', 0, UNIX_TIMESTAMP(), 12)"
+        values = ", ".join(f"('moodle', '\\\\core\\\\task\\\\bench_task', UNIX_TIMESTAMP() - 1, 0, '{data}', UNIX_TIMESTAMP(), 12)"
                            for _number in range(count))
         self.sql(f"INSERT INTO moodle_{tenant}.mdl_task_adhoc"
-                 f" (component, classname, nextruntime, faildelay, customdata, blocking, timecreated, attemptsavailable) VALUES {values}")
+                 f" (component, classname, nextruntime, faildelay, customdata, timecreated, attemptsavailable) VALUES {values}")
 
     def notes(self, tenant: str) -> list[list[str]]:
         """What those tasks noted: id, began or ended, node, when."""
@@ -222,6 +222,8 @@ def likeness(jobs: Jobs, minutes: int) -> None:
     report("jobs-likeness", f"{minutes} minutes of two copies of a site, {jobs.fleet.what}", rows, [
         f"The last runs started {abs(started[ours] - started[plain])} s apart. Tasks ran: {sum(int(one[2]) for one in found[ours]['ran'])}.",
     ])
+    if any(one["unlike"] for one in rows):
+        raise SystemExit("The two copies are not alike, see above")
 
 
 def gaps(seen: dict[str, list[int]]) -> list[int]:
