@@ -207,8 +207,11 @@ class Dispatcher:
             wait = self.schedule.wait(now) if self.role == "active" else 1.0
             for key, _events in self.selector.select(min(1.0, max(0.02, wait))):
                 key.data()
+        # Nothing is left for systemd to kill.
         for runner in self.runners:
             runner.finish()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                runner.process.wait(timeout=10)
         self.journal.write("stopped")
 
     def _stop(self) -> None:
