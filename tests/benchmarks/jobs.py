@@ -144,6 +144,8 @@ def cost(jobs: Jobs, rounds: int) -> None:
     for number in range(rounds):
         say(f"  round {number + 1} of {rounds} …")
         jobs.service("stop")
+        # So that an ordinary minute's tasks are due, as for the other side.
+        time.sleep(MINUTE)
         before, began = jobs.cpu.read(), time.monotonic()
         jobs.sh(jobs.nodes[0], script)
         took = time.monotonic() - began
