@@ -19,6 +19,7 @@ ACTIONS = {
     "backup": ("backup", "back up all tenants, or those that are named"),
     "drill": ("backup", "prove that the newest backups could be restored"),
     "restore": ("restore", "restore a tenant from a backup"),
+    "jobs": ("jobs", "how the tenants' background tasks are doing"),
 }
 
 
@@ -34,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def variables(given: argparse.Namespace) -> dict[str, Any] | str:
     """The playbook's variables, or a text that says what is wrong."""
-    if given.action in ("apply", "check"):
+    if given.action in ("apply", "check", "jobs"):
         return {} if not given.names else f"'{given.action}' is for all tenants; leave out {given.names[0]!r}"
     if given.action == "restore":
         if len(given.names) != 1:
@@ -78,8 +79,44 @@ def lines(action: str, data: Mapping[str, Any]) -> list[str]:
     if action == "restore" and "restored" in data:
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(data["restored"]["made"]))
         return [f"Restored from the backup of {data['restored']['tenant']}, {made}, snapshot {data['snapshot'][:8]}"]
+    if action == "jobs":
+        return _jobs(data.get("nodes", {}))
     rows = []
     for one in data.get("tenants", []):
         figures = ", ".join(f"{key} {value}" for key, value in (one.get("figures") or {}).items())
         rows.append(f"{one['name']:<20} {one['error'] or one.get('snapshot', '')[:8] + '  ' + figures}  ({one['seconds']} s)")
     return rows
+
+
+def _jobs(nodes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The jobs nodes, then what is not as it should be, the worst first."""
+    found = []
+    for name, node in nodes.items():
+        if "role" not in node:
+            found.append(f"{name}: silent")
+            continue
+        problem = f", {node['problem']}" if node["problem"] else ""
+        if node["role"] != "active":
+            found.append(f"{name}: {node['role']}{problem}")
+            continue
+        late, totals = node["lateness"], node["totals"]
+        found.append(
+            f"{name}: active, {len(node['tenants'])} tenants, {len(node['running'])} runs under way; started late by {late['p50']:.1f} s"
+            f" (median), {late['p99']:.1f} s (p99); {totals['runs']} runs, {totals['failed']} failed, {totals['cpu']:.0f} CPU s{problem}"
+        )
+        found += [f"  {run['tenant']}: runs for {node['time'] - run['started']:.0f} s" for run in node["running"] if run["long"]]
+        notes = []
+        for tenant, one in node["tenants"].items():
+            backlog = one.get("backlog", {})
+            waits = backlog.get("oldest", 0)
+            words = [
+                f"{node['failures'][tenant]} failed runs in a row" if tenant in node["failures"] else "",
+                one.get("resting", ""),
+                f"{backlog['scheduled']} scheduled and {backlog['adhoc']} ad-hoc tasks wait, the oldest for {waits} s" if waits > 120 else "",
+                f"{backlog['failing']} tasks delayed because they failed" if backlog.get("failing") else "",
+                backlog.get("error", ""),
+            ]
+            if any(words):
+                notes.append((-waits, f"  {tenant}: {'; '.join(word for word in words if word)}"))
+        found += [text for _waits, text in sorted(notes)]
+    return found

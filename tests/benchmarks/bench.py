@@ -7,6 +7,7 @@
   launch      launch → first request served through the balancer, from the image and from bare, against bare commands
   tenant-map  finding the tenant among 1, 130 and 5,000
   tenants     many tenants: copies against full installations, a second apply, isolation of every pair
+  jobs        the cron of many tenants: CPU against plain cron, a busy neighbour, takeover
   cycles      the fleet grows and shrinks under load: failed requests, lost sessions, posts and log lines
   crashes     the controller dies at each step of growing and shrinking: what the next checks make of it
   outages     balancer, database and log server stop for a minute while the fleet grows and shrinks
@@ -33,7 +34,7 @@ import time
 
 from measure import say
 
-BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "tenants", "no-change", "cycles", "crashes", "outages",
+BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "tenants", "jobs", "no-change", "cycles", "crashes", "outages",
               "inventory", "aws", "check-cost", "histories", "policies", "exam", "mutations")
 
 
@@ -46,13 +47,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=8, help="pages: clients that saturate; 1 leaves that out (default 8)")
     parser.add_argument("--changes", type=int, default=20, help="pages: changes of the freshness check (default 20)")
     parser.add_argument("--cycles", type=int, default=20, help="cycles: how often the fleet grows and shrinks (default 20)")
-    parser.add_argument("--tenants", type=int, default=20, help="tenants: how many (default 20)")
+    parser.add_argument("--tenants", type=int, default=20, help="tenants, jobs: how many (default 20)")
     parser.add_argument("--histories", type=int, default=100_000, help="histories: how many (default 100000)")
     parser.add_argument("--seeds", type=int, default=30, help="policies: traces of each shape (default 30)")
     parser.add_argument("--shapes", default="", help="policies: which shapes, with commas (default: all)")
     parser.add_argument("--targets", default="0.7", help="policies: our targets, the default among them (default: %(default)s)")
     parser.add_argument("--scaling", default="", metavar="KEY=VALUE,...", help="policies, exam: settings of ours besides the defaults")
-    parser.add_argument("--parts", default="versus,measures,freshness", help="pages: which parts, with commas (default: all)")
+    parser.add_argument("--parts", default="versus,measures,freshness,cost,likeness,neighbour,takeover",
+                        help="pages, jobs: which parts, with commas (default: all)")
     parser.add_argument("--goal", type=int, default=40, help="aws: nodes to which 2 grow while each call is interrupted (default 40)")
     parser.add_argument("--keep", action="store_true", help="keep the benchmarks' own containers, for the next time")
     parser.add_argument("--fleet-file", default=os.environ.get("MOODLE_FLEET_FILE"), help=argparse.SUPPRESS)

@@ -19,6 +19,7 @@ def given(*words):
     ("words", "variables"),
     [
         (("check",), {}),
+        (("jobs",), {}),
         (("backup", "acme"), {"backup_only": ["acme"], "backup_drill": False}),
         (("drill",), {"backup_only": [], "backup_drill": True}),
         (("restore", "acme"), {"restore_tenant": "acme", "restore_snapshot": "latest", "restore_overwrite": False}),
@@ -52,4 +53,26 @@ def test_what_a_person_is_told():
     ]}
     assert [line.split() for line in tenants.lines("backup", backed_up)] == [
         ["acme", "01234567", "files", "3", "(1.5", "s)"], ["globex", "no", "site", "(0.0", "s)"],
+    ]
+
+
+def test_what_a_person_is_told_of_background_tasks():
+    active = {
+        "role": "active", "problem": "", "time": 1000.0, "failures": {"bad": 3}, "lateness": {"p50": 0.1, "p99": 2.0, "max": 3.0},
+        "totals": {"runs": 90, "failed": 3, "failed_tasks": 0, "cpu": 12.3},
+        "running": [{"tenant": "slow", "started": 400.0, "long": True}, {"tenant": "good", "started": 999.0, "long": False}],
+        "tenants": {
+            "good": {"backlog": {"scheduled": 3, "adhoc": 0, "failing": 0, "oldest": 30}}, "bad": {},
+            "slow": {"backlog": {"scheduled": 2, "adhoc": 7, "failing": 1, "oldest": 700}}, "closed": {"resting": "Cron is disabled"},
+        },
+    }
+    nodes = {"jobs-1": active, "jobs-2": {"role": "standby", "problem": ""}, "jobs-3": {}}
+    assert tenants.lines("jobs", {"nodes": nodes}) == [
+        "jobs-1: active, 4 tenants, 2 runs under way; started late by 0.1 s (median), 2.0 s (p99); 90 runs, 3 failed, 12 CPU s",
+        "  slow: runs for 600 s",
+        "  slow: 2 scheduled and 7 ad-hoc tasks wait, the oldest for 700 s; 1 tasks delayed because they failed",
+        "  bad: 3 failed runs in a row",
+        "  closed: Cron is disabled",
+        "jobs-2: standby",
+        "jobs-3: silent",
     ]
