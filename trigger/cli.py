@@ -28,7 +28,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check impo
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet, FleetFileError, load
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import LedgerError, Superseded
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
-from ansible_collections.elearning.moodle_fleet.trigger import tenants
+from ansible_collections.elearning.moodle_fleet.trigger import report, tenants
 from ansible_collections.elearning.moodle_fleet.trigger.lock import Locked, single_flight
 
 OK, WRONG_FILE, BLIND, FAILED, BUSY = 0, 3, 4, 5, 6
@@ -100,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
                       help="for 90s, 30m, 12h or 2d; without it until 'resume'")
     add("resume", _resume, "end every pause")
     tenants.arguments(add("tenants", _tenants, "check, back up and restore tenants"))
+    report.arguments(add("report", _report, "what the fleet did and why, as one HTML page"))
     sim = add("simulate", _simulate, "let a simulated fleet with this policy follow a load trace")
     sim.add_argument("--trace", required=True, type=Path, metavar="FILE",
                      help="CSV with 'time,load' (seconds or ISO 8601; requests in service), or a ledger")
@@ -251,6 +252,21 @@ def _simulate(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> in
     try:
         data, text = run_command(fleet.name, policy, arguments)
     except TraceError as exc:
+        print(f"moodle-fleet: {exc}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        _print_json({"fleet": fleet.name, **data})
+    else:
+        print(text)
+    return OK
+
+
+def _report(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
+    from ansible_collections.elearning.moodle_fleet.trigger.report import command
+
+    try:
+        data, text = command.run(arguments, fleet, policy)
+    except command.ReportError as exc:
         print(f"moodle-fleet: {exc}", file=sys.stderr)
         return 2
     if arguments.json:

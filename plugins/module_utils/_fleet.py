@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -88,6 +88,7 @@ class Fleet:
     balancer: Mapping[str, Any]
     services: Mapping[str, Mapping[str, Any]]
     scaling: Mapping[str, Any]
+    costs: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _endpoint_problem(value: str) -> str | None:
@@ -143,6 +144,8 @@ _TOP = {
     "balancer": Field(dict, default={"driver": "haproxy"}),
     "services": Field(dict, default={}, fields=SERVICES),
     "scaling": Field(dict, default={}),
+    # What a web node costs, for the report.
+    "costs": Field(dict, default={}, fields={"node_hour": Field(float, default=0.0, minimum=0), "currency": Field(str, default="", pattern="[^<>]{0,12}")}),
     "management_networks": Field(list, default=[], items=Field(str, check=_network_problem)),
     # Ansible's own inventory options pass through.
     "cache": Field(bool), "cache_plugin": Field(str), "cache_timeout": Field(int), "cache_connection": Field(str),
@@ -213,6 +216,7 @@ def validate(values: Any, path: str | os.PathLike[str]) -> Fleet:
         balancer={**top["balancer"], "management_networks": top["management_networks"]},
         services=services,
         scaling=top["scaling"],
+        costs=top["costs"],
     )
 
 

@@ -13,7 +13,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import slot_of
@@ -423,13 +423,19 @@ class Ledger:
         rows = self._rows("SELECT * FROM activities WHERE check_id = ? ORDER BY id", check)
         return [{**dict(row), "steps": json.loads(row["steps"])} for row in rows]
 
-    def recorded(self, batch: int = 1000) -> Iterator[tuple[dict[str, Any], Sample]]:
-        """Every check with its sample, oldest first, a part at a time."""
-        last = 0
+    def recorded(
+        self, batch: int = 1000, *, since: float = 0.0, until: float = 1e12
+    ) -> Iterator[tuple[dict[str, Any], Sample]]:
+        """Every check that began within the time, with its sample, oldest first, a part at a time."""
+        first = self._rows("SELECT min(id) AS id FROM checks WHERE started >= ?", since)[0]["id"] if since else 1
+        if first is None:
+            return
+        last = int(first) - 1
         while True:
             rows = self._rows(
                 "SELECT checks.id AS number, started, acted, decision, inputs, samples.* FROM checks JOIN samples ON"
-                " samples.check_id = checks.id WHERE checks.id > ? ORDER BY checks.id LIMIT ?", last, batch,
+                " samples.check_id = checks.id WHERE checks.id > ? AND started >= ? AND started <= ? ORDER BY checks.id LIMIT ?",
+                last, since, until, batch,
             )
             for row in rows:
                 item = {"id": row["number"], "started": row["started"], "acted": row["acted"]}
@@ -439,6 +445,22 @@ class Ledger:
             if len(rows) < batch:
                 return
             last = int(rows[-1]["number"])
+
+    def span(self) -> tuple[float, float] | None:
+        """When the first and the last check of the ledger began, or None where there is none."""
+        row = self._rows("SELECT min(started) AS first, max(started) AS last FROM checks")[0]
+        return None if row["first"] is None else (float(row["first"]), float(row["last"]))
+
+    def usual_interval(self, since: float, until: float) -> float:
+        """Median seconds between the latest checks of a time; 15 where there are none."""
+        rows = self._rows("SELECT started FROM checks WHERE started BETWEEN ? AND ? ORDER BY started DESC LIMIT 500", since, until)
+        apart = sorted(float(later["started"]) - float(sooner["started"]) for later, sooner in zip(rows, rows[1:]))
+        return apart[len(apart) // 2] if apart else 15.0
+
+    def activities_between(self, since: float, until: float) -> Iterator[dict[str, Any]]:
+        """What became of every step planned within the time, oldest first."""
+        for row in self._rows("SELECT * FROM activities WHERE planned BETWEEN ? AND ? ORDER BY planned, id", since, until):
+            yield {**dict(row), "steps": json.loads(row["steps"])}
 
     def all_pauses(self) -> list[tuple[Pause, float]]:
         """Every pause that is remembered, with the time at which it was ended by hand, 0 for never."""
@@ -490,8 +512,11 @@ def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
+_SAMPLE_KEYS = tuple(field.name for field in fields(Sample))
+
+
 def _sample(row: sqlite3.Row) -> Sample:
-    values = {key: row[key] for key in asdict(Sample(0, 0, 0, 0, 0, 0, 0, 0, False)) if key in row.keys()}
+    values = {key: row[key] for key in _SAMPLE_KEYS}
     values["trusted"], values["lower_bound"] = bool(row["trusted"]), bool(row["lower_bound"])
     values["faults"] = tuple((str(code), str(text)) for code, text in json.loads(row["faults"]))
     return Sample(**values)
