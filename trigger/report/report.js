@@ -109,7 +109,8 @@ function nodesChart(view) {
     let best = null, closest = 11;
     for (const one of data.decisions) {
       if (one.at < view.a || one.at > view.b) continue;
-      const away = Math.hypot(chart.x(one.at) - x, chart.y(one.desired) - y);
+      // On the point, or anywhere above or below it.
+      const aside = Math.abs(chart.x(one.at) - x), away = Math.min(Math.hypot(aside, chart.y(one.desired) - y), aside <= 3 ? 10 + aside / 4 : Infinity);
       if (away < closest) { closest = away; best = one; }
     }
     return best;
