@@ -87,7 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--awx-token-file", default=os.environ.get("MOODLE_FLEET_AWX_TOKEN_FILE", ""), metavar="FILE",
                      help="file with the token; default: MOODLE_FLEET_AWX_TOKEN_FILE, or the token itself in "
                           "MOODLE_FLEET_AWX_TOKEN")
-    add("status", _status, "the fleet as it is now")
+    now = add("status", _status, "the fleet as it is now")
+    now.add_argument("--watch", type=_within(0.2, 3600), nargs="?", const=5.0, metavar="S", help="again every S seconds (5) until Ctrl-C")
     told = add("explain", _explain, "the last decision in sentences")
     told.add_argument("check", nargs="?", type=int, help="number of another check")
     past = add("history", _history, "the latest checks")
@@ -206,13 +207,24 @@ def _actor(arguments: argparse.Namespace, fleet: Fleet):  # type: ignore[no-unty
 
 
 def _status(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
-    with open_ledger(fleet, trace=False) as ledger:
-        data = status(policy, ledger, sources_of(fleet))
+    def read() -> dict[str, object]:
+        with open_ledger(fleet, trace=False) as ledger:
+            return status(policy, ledger, sources_of(fleet))
+
+    from ansible_collections.elearning.moodle_fleet.trigger import output
+
+    if arguments.watch:
+        try:
+            if arguments.json:
+                output.watch_lines(lambda: {"fleet": fleet.name, **read()}, arguments.watch)
+            else:
+                output.watch(fleet.name, read, arguments.watch)
+        except KeyboardInterrupt:
+            return OK
+    data = read()
     if arguments.json:
         _print_json({"fleet": fleet.name, **data})
     else:
-        from ansible_collections.elearning.moodle_fleet.trigger import output
-
         output.status(fleet.name, data)
     return BLIND if data["errors"] else OK
 
