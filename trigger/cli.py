@@ -26,7 +26,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check impo
     status,
 )
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet, FleetFileError, load
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import LedgerError, Superseded
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger, LedgerError, Superseded
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.trigger import report, tenants
 from ansible_collections.elearning.moodle_fleet.trigger.lock import Locked, single_flight
@@ -100,6 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     stop.add_argument("--for", dest="duration", type=_duration, default=0.0, metavar="TIME",
                       help="for 90s, 30m, 12h or 2d; without it until 'resume'")
     add("resume", _resume, "end every pause")
+    out = add("metrics", _metrics, "the latest check in Prometheus' text format")
+    out.add_argument("--listen", default="", metavar="HOST:PORT", help="serve it at /metrics until Ctrl-C")
+    out.add_argument("--out", type=Path, metavar="FILE", help="write it to a file that node_exporter reads (its name ends in .prom)")
+    tell = add("notify", _notify, "tell people by the fleet file's channels what they should know, each thing once")
+    tell.add_argument("--dry-run", action="store_true", help="say what would be told; tell and remember nothing")
+    tell.add_argument("--test", action="store_true", help="send a test message to every channel")
     tenants.arguments(add("tenants", _tenants, "check, back up and restore tenants"))
     report.arguments(add("report", _report, "what the fleet did and why, as one HTML page"))
     sim = add("simulate", _simulate, "let a simulated fleet with this policy follow a load trace")
@@ -159,6 +165,8 @@ def _check(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
             origin = "check" if arguments.desired is None else "by hand"
             outcome = run(policy, ledger, sources_of(fleet), lambda planned: act(planned, lock), origin=origin,
                           manual=arguments.desired, release=arguments.release)
+            if fleet.metrics.get("textfile"):
+                _write_metrics(fleet, policy, ledger)
     if arguments.json:
         _print_json(outcome.to_data())
     else:
@@ -166,6 +174,50 @@ def _check(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
     if outcome.status == "failed":
         return FAILED
     return BLIND if outcome.errors else OK
+
+
+def _write_metrics(fleet: Fleet, policy: Policy, ledger: Ledger) -> None:
+    """The check's metrics as a file. It has done its work: that nobody can see it is a warning, no failure."""
+    from ansible_collections.elearning.moodle_fleet.trigger import metrics
+
+    try:
+        metrics.write(Path(fleet.metrics["textfile"]), metrics.render(fleet.name, policy, ledger, time.time()))
+    except (metrics.MetricsError, LedgerError) as exc:
+        print(f"moodle-fleet: {exc}", file=sys.stderr)
+
+
+def _metrics(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
+    from ansible_collections.elearning.moodle_fleet.trigger import metrics
+
+    def page() -> str:
+        with open_ledger(fleet, trace=False) as ledger:
+            return metrics.render(fleet.name, policy, ledger, time.time())
+
+    try:
+        if arguments.listen:
+            metrics.serve(arguments.listen, page)
+        elif arguments.out:
+            metrics.write(arguments.out, page())
+        else:
+            print(page(), end="")
+    except metrics.MetricsError as exc:
+        print(f"moodle-fleet: {exc}", file=sys.stderr)
+        return 2
+    return OK
+
+
+def _notify(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
+    from ansible_collections.elearning.moodle_fleet.trigger import notify
+
+    with single_flight(fleet.state_dir / "notify.lock"), open_ledger(fleet) as ledger:
+        told, failed = notify.run(fleet, policy, ledger, time.time(), dry_run=arguments.dry_run, test=arguments.test)
+    if arguments.json:
+        _print_json({"told": told, "failed": failed})
+    else:
+        print("\n".join(told or ["Nothing new to tell."]))
+    for line in failed:
+        print(f"moodle-fleet: {line}", file=sys.stderr)
+    return FAILED if failed else OK
 
 
 def _actor(arguments: argparse.Namespace, fleet: Fleet):  # type: ignore[no-untyped-def]

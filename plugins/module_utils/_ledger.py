@@ -405,10 +405,12 @@ class Ledger:
 
     # -- for people ------------------------------------------------------------------------------------------------
 
-    def checks(self, limit: int = 20, *, acted_only: bool = False, check: int | None = None) -> list[dict[str, Any]]:
+    def checks(
+        self, limit: int = 20, *, acted_only: bool = False, check: int | None = None, since: float = 0.0
+    ) -> list[dict[str, Any]]:
         """The latest checks, newest first, with their decisions and plans as data."""
-        where = "WHERE id = ?" if check is not None else "WHERE status <> 'idle'" if acted_only else "WHERE 1"
-        values: tuple[Any, ...] = (limit,) if check is None else (check, limit)
+        where = "WHERE id = ?" if check is not None else "WHERE status <> 'idle'" if acted_only else "WHERE started >= ?"
+        values: tuple[Any, ...] = (check, limit) if check is not None else (limit,) if acted_only else (since, limit)
         result = []
         for row in self._rows(f"SELECT * FROM checks {where} ORDER BY id DESC LIMIT ?", *values):
             item = dict(row)
@@ -456,6 +458,31 @@ class Ledger:
         rows = self._rows("SELECT started FROM checks WHERE started BETWEEN ? AND ? ORDER BY started DESC LIMIT 500", since, until)
         apart = sorted(float(later["started"]) - float(sooner["started"]) for later, sooner in zip(rows, rows[1:]))
         return apart[len(apart) // 2] if apart else 15.0
+
+    def tallies(self, since: float) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
+        """How many checks began since then by status, and how many steps were planned since then by action and result."""
+        checks = self._rows("SELECT status, count(*) AS number FROM checks WHERE started >= ? GROUP BY status", since)
+        steps = self._rows(
+            "SELECT action, status, count(*) AS number FROM activities WHERE planned >= ? AND status NOT IN ('planned', 'running')"
+            " GROUP BY action, status", since,
+        )
+        return ({row["status"]: row["number"] for row in checks},
+                {(row["action"], row["status"]): row["number"] for row in steps})
+
+    def failures(self, since: float) -> list[dict[str, Any]]:
+        """Launches and joins planned since then that failed, newest first."""
+        rows = self._rows("SELECT action, node, planned, message FROM activities WHERE planned >= ? AND status = 'failed'"
+                          " AND action IN ('launch', 'join') ORDER BY planned DESC, id DESC", since)
+        return [dict(row) for row in rows]
+
+    def lost_launches(self, since: float) -> int:
+        """Launches announced since then whose nodes did not all appear in time."""
+        return int(self._rows("SELECT count(*) AS number FROM intents WHERE status = 'expired' AND created >= ?", since)[0]["number"])
+
+    def remember(self, key: str, value: Any) -> None:
+        """Keep one value for :meth:`state`."""
+        with self._write() as db:
+            _put(db, key, value)
 
     def activities_between(self, since: float, until: float) -> Iterator[dict[str, Any]]:
         """What became of every step planned within the time, oldest first."""
