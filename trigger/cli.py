@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
                       help="for 90s, 30m, 12h or 2d; without it until 'resume'")
     add("resume", _resume, "end every pause")
     out = add("metrics", _metrics, "the latest check in Prometheus' text format")
-    out.add_argument("--listen", default="", metavar="HOST:PORT", help="serve it at /metrics until Ctrl-C")
+    out.add_argument("--listen", default="", metavar="HOST:PORT", help="serve it at /metrics, and the web nodes' exporters at /targets, until Ctrl-C")
     out.add_argument("--out", type=Path, metavar="FILE", help="write it to a file that node_exporter reads (its name ends in .prom)")
     tell = add("notify", _notify, "tell people by the fleet file's channels what they should know, each thing once")
     tell.add_argument("--dry-run", action="store_true", help="say what would be told; tell and remember nothing")
@@ -195,7 +195,10 @@ def _metrics(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int
 
     try:
         if arguments.listen:
-            metrics.serve(arguments.listen, page)
+            metrics.serve(arguments.listen, {
+                "/metrics": (metrics.TEXT, page),
+                "/targets": ("application/json", lambda: metrics.targets(sources_of(fleet).nodes())),
+            })
         elif arguments.out:
             metrics.write(arguments.out, page())
         else:

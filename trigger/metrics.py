@@ -9,6 +9,7 @@ format of a page of gauges is a few lines.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger imp
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import launch_seconds
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import PHASES
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Node
 
 # Reasons that hold the fleet back; each has a series even while it does not hold.
 BRAKES = ("many_sick", "max_nodes", "no_cloud", "paused", "paused_in", "saturated", "untrusted")
@@ -27,7 +29,7 @@ STATUSES = ("idle", "planned", "done", "failed", "refused")
 ACTIONS = ("launch", "join", "drain", "retire", "forget")
 RESULTS = ("done", "failed", "deadline", "unknown")
 HOUR = 3600.0
-_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class MetricsError(Exception):
@@ -137,8 +139,16 @@ def write(path: Path, text: str) -> None:
         raise MetricsError(f"metrics {path}: can't be written: {exc.strerror}: the folder must exist and be writable for this user") from exc
 
 
-def serve(address: str, make: Callable[[], str]) -> None:
-    """Answer GET /metrics at ``host:port`` until interrupted; each answer is made anew.
+def targets(nodes: Iterable[Node]) -> str:
+    """The web nodes' exporters as Prometheus' HTTP service discovery wants them."""
+    return json.dumps([
+        {"targets": [f"{node.address}:9100"], "labels": {"node": node.name, "role": node.role, "zone": node.zone}}
+        for node in nodes if node.role == "web" and node.state == "running" and node.address
+    ])
+
+
+def serve(address: str, make: Mapping[str, tuple[str, Callable[[], str]]]) -> None:
+    """Answer GET at ``host:port`` until interrupted. ``make`` has a type and a maker for each path; each answer is made anew.
 
     :raises MetricsError: when the address can't be used.
     """
@@ -148,17 +158,18 @@ def serve(address: str, make: Callable[[], str]) -> None:
         timeout = 10
 
         def do_GET(self) -> None:  # noqa: N802
-            if self.path.split("?", 1)[0] != "/metrics":
+            kind, maker = make.get(self.path.split("?", 1)[0], ("", None))
+            if maker is None:
                 self.send_error(404)
                 return
             try:
-                body = make().encode("utf-8")
+                body = maker().encode("utf-8")
             except Exception as exc:  # noqa: BLE001 one bad moment of the ledger must not end the endpoint
                 self.log_error("%s", exc)
                 self.send_error(503)
                 return
             self.send_response(200)
-            self.send_header("Content-Type", _TYPE)
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -229,7 +229,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
     def _fill(self, fleet: Fleet, data: dict[str, Any]) -> None:
         strict = self.get_option("strict")
         top = self.inventory.add_group("fleet")
-        for role in ("balancer", "web", "database", "cache", "jobs", "logs"):
+        for role in ("balancer", "web", "database", "cache", "jobs", "logs", "monitoring"):
             self.inventory.add_child(top, self.inventory.add_group(role))
         self.inventory.set_variable("all", "moodle_fleet_name", fleet.name)
         self.inventory.set_variable("all", "moodle_fleet_endpoints", data["endpoints"])

@@ -130,6 +130,8 @@ SERVICES = {
     "cache": _service(muc_endpoint=_ENDPOINT, tls=_OFF, shared_user=_OFF),
     "jobs": Field(dict, fields={"count": _COUNT, **_SHAPE}),
     "logs": _service(),
+    # Optional: none unless it is asked for.
+    "monitoring": Field(dict, fields={"count": Field(int, default=0, minimum=0, maximum=1), **_SHAPE}),
     # Shared files: by default the cloud driver's own shared volume; else a mount on every web and jobs node.
     "files": Field(dict, fields={
         "src": Field(str, required=True),

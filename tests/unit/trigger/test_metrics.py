@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Decision, Plan, Reason, Sample
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Decision, Node, Plan, Reason, Sample
 from ansible_collections.elearning.moodle_fleet.tests.unit.trigger import ledgers
 from ansible_collections.elearning.moodle_fleet.trigger import cli, metrics
 
@@ -124,6 +125,12 @@ def test_the_endpoint_answers_anew_and_ends_cleanly(fleet: Path) -> None:
         get("/etc/passwd")
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == 0
+
+
+def test_web_nodes_that_run_are_targets() -> None:
+    nodes = [Node(name, role, address, "a", state, 0.0) for name, role, address, state in (
+        ("web-1", "web", "10.0.0.1", "running"), ("web-2", "web", "10.0.0.2", "pending"), ("db", "database", "10.0.0.3", "running"))]
+    assert json.loads(metrics.targets(nodes)) == [{"targets": ["10.0.0.1:9100"], "labels": {"node": "web-1", "role": "web", "zone": "a"}}]
 
 
 @pytest.mark.parametrize("address", ["9709", "127.0.0.1:0", "127.0.0.1:x", "203.0.113.7:9709"])
