@@ -49,6 +49,15 @@ options:
     description: Networks from which the balancer's counters may be read, beside the fleet's own.
     type: list
     elements: str
+  costs:
+    description: What a web node costs (C(node_hour), C(currency)), for C(moodle-fleet report).
+    type: dict
+  metrics:
+    description: Where each check leaves its numbers for Prometheus (C(textfile)).
+    type: dict
+  notifications:
+    description: Whom C(moodle-fleet notify) tells what.
+    type: dict
   phases:
     description: Whether to ask the balancer for the members' states, so that hosts get their phase.
     type: bool

@@ -15,6 +15,7 @@
   inventory   1,000 nodes: the inventory plugin against one that asks nobody
   aws         a fleet on AWS's test server: inventory and launch against amazon.aws, API calls of growth, every interruption
   check-cost  a check with nothing to do: seconds, memory, whether Ansible is started
+  report-page the report of 14 days of minutes: until it is seen in a browser, and its size
   histories   random histories of a simulated fleet that dies at every call, and how many invariants broke
   policies    our policy against documented autoscalers and an oracle, on traces of six shapes
   mutations   faults seeded into the scaling, and the test that catches each
@@ -33,7 +34,7 @@ import time
 from measure import say
 
 BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "tenants", "no-change", "cycles", "crashes", "outages",
-              "inventory", "aws", "check-cost", "histories", "policies", "mutations")
+              "inventory", "aws", "check-cost", "report-page", "histories", "policies", "mutations")
 
 
 def arguments() -> argparse.Namespace:
@@ -73,7 +74,7 @@ def main() -> None:
     # What was paused goes on and what was added goes away, also when somebody ends this.
     signal.signal(signal.SIGTERM, lambda *_signal: sys.exit(143))
     fleet = None
-    if set(given.benchmarks) - {"no-change", "inventory", "aws", "check-cost", "histories", "policies", "mutations"}:
+    if set(given.benchmarks) - {"no-change", "inventory", "aws", "check-cost", "report-page", "histories", "policies", "mutations"}:
         from nodes import Fleet
 
         fleet = Fleet(given.fleet_file)
