@@ -128,7 +128,8 @@ def _free() -> int:
 
 def notify(folder: Path, chain: Path, hooks: str, *arguments: str, chat: str = "/chat/", password: str = PASSWORD) -> subprocess.CompletedProcess[str]:
     """Run the command as the timer does."""
-    environment = {**os.environ, "CHAT_URL": f"{hooks}{chat}{SECRET}", "MAIL_PASSWORD": password, "SSL_CERT_FILE": str(chain), "no_proxy": "127.0.0.1,localhost"}
+    environment = {**os.environ, "CHAT_URL": f"{hooks}{chat}{SECRET}", "MAIL_PASSWORD": password, "SSL_CERT_FILE": str(chain),
+                   "no_proxy": "127.0.0.1,localhost"}
     return subprocess.run([sys.executable, "-m", "ansible_collections.elearning.moodle_fleet.trigger", "--fleet", str(folder / "moodle_fleet.yml"),
                            "notify", *arguments], env=environment, capture_output=True, text=True, check=False, timeout=120)
 

@@ -31,7 +31,7 @@ def _world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world.pass_time(15)
     world.check()
     world.pass_time(15)
-    fleet = SimpleNamespace(name="test", path=tmp_path / "moodle_fleet.yml", state_dir=tmp_path, scaling={})
+    fleet = SimpleNamespace(name="test", path=tmp_path / "moodle_fleet.yml", state_dir=tmp_path, scaling={}, metrics={})
     monkeypatch.setattr(cli, "load", lambda _path: fleet)
     monkeypatch.setattr(cli, "sources_of", lambda _fleet: dataclasses.replace(world.sources))
     monkeypatch.setenv("MOODLE_FLEET_FILE", "")
@@ -213,7 +213,8 @@ def test_a_watched_status_is_plain_where_there_is_no_terminal() -> None:
 
 def test_a_watched_status_is_drawn_in_place_on_a_terminal() -> None:
     here, there = pty.openpty()
-    process = subprocess.Popen([sys.executable, "-c", WATCHED], stdout=there, stderr=subprocess.PIPE, text=True, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"})
+    process = subprocess.Popen([sys.executable, "-c", WATCHED], stdout=there, stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, "TERM": "xterm", "COLUMNS": "100"})
     os.close(there)
     seen = ""
     while "Load 5.0" not in seen:
