@@ -197,7 +197,7 @@ class Story:
         """The forecast, at most one value a bucket: within one the last says it best."""
         points = self.expected.points
         moments = [moment for moment, _value in points]
-        kept = []
+        kept: list[tuple[float, list[float] | None]] = []
         for index in range(len(self.load.low)):
             place = bisect.bisect_left(moments, self.begin + (index + 1) * self.load.width) - 1
             if place >= 0 and (not kept or kept[-1] is not points[place]):

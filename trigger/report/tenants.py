@@ -4,10 +4,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import gzip
-import io
 import json
 import math
 import re
@@ -88,9 +86,9 @@ def _lines(paths: Sequence[Path], begin: float) -> Iterator[str]:
             try:
                 if file.stat().st_mtime < begin:
                     continue
-                with contextlib.ExitStack() as stack:
-                    raw = stack.enter_context(gzip.open(file) if file.suffix == ".gz" else open(file, "rb"))
-                    yield from io.TextIOWrapper(raw, encoding="utf-8", errors="replace")  # type: ignore[arg-type]
+                opened = gzip.open if file.suffix == ".gz" else open
+                with opened(file, "rt", encoding="utf-8", errors="replace") as text:  # type: ignore[operator]
+                    yield from text
             except (OSError, EOFError) as exc:
                 raise LogError(f"--logs {file}: can't be read: {getattr(exc, 'strerror', None) or exc}: "
                                "run this where the logs are readable (group adm)") from exc
