@@ -123,7 +123,7 @@ def _about(name: str, policy: Policy, since: float, until: float, source: str, k
 def _notes(policy: Policy) -> list[str]:
     return [
         "Needed: the mean load of each minute ÷ 85 % of a node's workers, at least the minimum.",
-        "Saved: against a fixed fleet of as many nodes as were needed at the most in the shown time.",
+        "Saved: against a fixed fleet of as many nodes as were needed at the most in the shown time. Times without a check count for nothing.",
         f"Coming: launching, building, ready, joining. In trouble: failing, sick, stranded. Leaving: draining, drained, stopping. "
         f"{policy.min_nodes} to {policy.max_nodes} nodes of {policy.workers} workers, {policy.target:.0%} of them busy, are asked for.",
     ]

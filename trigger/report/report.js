@@ -200,7 +200,6 @@ function activities(view) {
   const list = listing([head("begun"), head("action"), head("node"), head("result"), head("took", true), head("parts")], [...shown].reverse().map(one => () => {
     const bars = element("div", {class: "bars"});
     bars.style.width = Math.max(2, 100 * one.seconds / longest) + "%";
-    bars.style.minWidth = "0";
     for (const [name, seconds] of one.steps) {
       const bar = element("i", {title: name + " " + took(seconds)});
       bar.style.width = 100 * seconds / Math.max(one.seconds, 0.1) + "%";
@@ -211,7 +210,7 @@ function activities(view) {
     return element("tr", {}, cell(view.clock.full(one.at), "when"), cell(one.action), cell(element("span", {title: one.reason}, one.node), "name"),
       cell(one.status + (one.message && one.status !== "done" ? ": " + one.message : ""), one.status === "failed" ? "failed" : ""), cell(took(one.seconds), "number"), cell(parts, "parts"));
   }));
-  return element("div", {}, summary, element("p", {class: "note"}, ""), list,
+  return element("div", {}, summary, list,
     data.more_activities ? element("p", {class: "note"}, "Only the newest " + data.activities.length + " steps are kept in this page; " + data.more_activities + " older ones are in the ledger.") : null);
 }
 

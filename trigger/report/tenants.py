@@ -87,7 +87,7 @@ def _lines(paths: Sequence[Path], begin: float) -> Iterator[str]:
                 if file.stat().st_mtime < begin:
                     continue
                 opened = gzip.open if file.suffix == ".gz" else open
-                with opened(file, "rt", encoding="utf-8", errors="replace") as text:  # type: ignore[operator]
+                with opened(file, "rt", encoding="utf-8", errors="replace") as text:
                     yield from text
             except (OSError, EOFError) as exc:
                 raise LogError(f"--logs {file}: can't be read: {getattr(exc, 'strerror', None) or exc}: "
