@@ -188,4 +188,3 @@ def serve(address: str, make: Mapping[str, tuple[str, Callable[[], str]]]) -> No
         raise MetricsError(f"--listen {address}: {exc.strerror}: choose an address of this machine and a free port") from exc
     with server, contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
-

@@ -222,4 +222,3 @@ def run(
     if results and not dry_run and not test:
         ledger.remember(STATE, remembered(state, results, now))
     return told, failed
-

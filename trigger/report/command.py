@@ -147,7 +147,8 @@ def _tenants(logs: list[Path], since: float, until: float) -> dict[str, Any]:
     if not rows:
         return {"rows": [], "note": f"No request of this time stands in {', '.join(map(str, logs))}.{skipped}"}
     more = f" The {MOST_TENANTS} busiest of {len(rows)} are shown." if len(rows) > MOST_TENANTS else ""
-    return {"rows": rows[:MOST_TENANTS], "note": f"From the logs, over the whole time of this page. Worker time is the sum of the requests' times.{more}{skipped}"}
+    note = f"From the logs, over the whole time of this page. Worker time is the sum of the requests' times.{more}{skipped}"
+    return {"rows": rows[:MOST_TENANTS], "note": note}
 
 
 def _costs(fleet: Fleet, price: float | None) -> dict[str, Any] | None:
