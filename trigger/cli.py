@@ -24,10 +24,10 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check impo
 )
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet, FleetFileError, load
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import LedgerError, Superseded
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger, LedgerError, Superseded
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings.kept import KeptError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
-from ansible_collections.elearning.moodle_fleet.trigger import tenants, usage
+from ansible_collections.elearning.moodle_fleet.trigger import report, tenants, usage
 from ansible_collections.elearning.moodle_fleet.trigger.lock import Locked, single_flight
 
 OK, WRONG_ARGUMENTS, WRONG_FILE, BLIND, FAILED, BUSY, INTERRUPTED = 0, 2, 3, 4, 5, 6, 130
@@ -112,7 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--awx-token-file", default=os.environ.get("MOODLE_FLEET_AWX_TOKEN_FILE", ""), metavar="FILE",
                      help="file with the token; default: MOODLE_FLEET_AWX_TOKEN_FILE, or the token itself in "
                           "MOODLE_FLEET_AWX_TOKEN")
-    add("status", _status, "the fleet as it is now")
+    now = add("status", _status, "the fleet as it is now")
+    now.add_argument("--watch", type=_within(0.2, 3600), nargs="?", const=5.0, metavar="S", help="again every S seconds (5) until Ctrl-C")
     told = add("explain", _explain, "the last decision in sentences")
     told.add_argument("check", nargs="?", type=int, help="number of another check")
     past = add("history", _history, "the latest checks")
@@ -135,7 +136,14 @@ def _parser() -> argparse.ArgumentParser:
         ("--days", 14.0, 0.01, 3650, "how much of the ledger counts"),
     ):
         cap.add_argument(name, type=_within(low, high), default=default, metavar="X", help=f"{text} (%(default)g)")
+    out = add("metrics", _metrics, "the latest check in Prometheus' text format")
+    out.add_argument("--listen", default="", metavar="HOST:PORT", help="serve it at /metrics, and the web nodes' exporters at /targets, until Ctrl-C")
+    out.add_argument("--out", type=Path, metavar="FILE", help="write it to a file that node_exporter reads (its name ends in .prom)")
+    tell = add("notify", _notify, "tell people by the fleet file's channels what they should know, each thing once")
+    tell.add_argument("--dry-run", action="store_true", help="say what would be told; tell and remember nothing")
+    tell.add_argument("--test", action="store_true", help="send a test message to every channel")
     tenants.arguments(add("tenants", _tenants, "check, back up and restore tenants"))
+    report.arguments(add("report", _report, "what the fleet did and why, as one HTML page"))
     sim = add("simulate", _simulate, "let a simulated fleet with this policy follow a load trace")
     sim.add_argument("--trace", required=True, type=Path, metavar="FILE",
                      help="CSV with 'time,load' (seconds or ISO 8601; requests in service), or a ledger")
@@ -194,6 +202,8 @@ def _check(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
             origin = "check" if arguments.desired is None else "by hand"
             outcome = run(policy, ledger, sources_of(fleet), lambda planned: act(planned, lock), origin=origin,
                           manual=arguments.desired, release=arguments.release)
+            if fleet.metrics.get("textfile"):
+                _write_metrics(fleet, policy, ledger)
     if arguments.json:
         _print_json(outcome.to_data())
     else:
@@ -201,6 +211,53 @@ def _check(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
     if outcome.status == "failed":
         return FAILED
     return BLIND if outcome.errors else OK
+
+
+def _write_metrics(fleet: Fleet, policy: Policy, ledger: Ledger) -> None:
+    """The check's metrics as a file. It has done its work: that nobody can see it is a warning, no failure."""
+    from ansible_collections.elearning.moodle_fleet.trigger import metrics
+
+    try:
+        metrics.write(Path(fleet.metrics["textfile"]), metrics.render(fleet.name, policy, ledger, time.time()))
+    except (metrics.MetricsError, LedgerError) as exc:
+        print(f"moodle-fleet: {exc}", file=sys.stderr)
+
+
+def _metrics(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
+    from ansible_collections.elearning.moodle_fleet.trigger import metrics
+
+    def page() -> str:
+        with open_ledger(fleet, trace=False) as ledger:
+            return metrics.render(fleet.name, policy, ledger, time.time())
+
+    try:
+        if arguments.listen:
+            metrics.serve(arguments.listen, {
+                "/metrics": (metrics.TEXT, page),
+                "/targets": ("application/json", lambda: metrics.targets(sources_of(fleet).nodes())),
+            })
+        elif arguments.out:
+            metrics.write(arguments.out, page())
+        else:
+            print(page(), end="")
+    except metrics.MetricsError as exc:
+        print(f"moodle-fleet: {exc}", file=sys.stderr)
+        return 2
+    return OK
+
+
+def _notify(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
+    from ansible_collections.elearning.moodle_fleet.trigger import notify
+
+    with single_flight(fleet.state_dir / "notify.lock"), open_ledger(fleet) as ledger:
+        told, failed = notify.run(fleet, policy, ledger, time.time(), dry_run=arguments.dry_run, test=arguments.test)
+    if arguments.json:
+        _print_json({"told": told, "failed": failed})
+    else:
+        print("\n".join(told or ["Nothing new to tell."]))
+    for line in failed:
+        print(f"moodle-fleet: {line}", file=sys.stderr)
+    return FAILED if failed else OK
 
 
 def _actor(arguments: argparse.Namespace, fleet: Fleet):  # type: ignore[no-untyped-def]
@@ -242,13 +299,24 @@ def _actor(arguments: argparse.Namespace, fleet: Fleet):  # type: ignore[no-unty
 
 
 def _status(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
-    with open_ledger(fleet, trace=False) as ledger:
-        data = status(policy, ledger, sources_of(fleet))
+    def read() -> dict[str, object]:
+        with open_ledger(fleet, trace=False) as ledger:
+            return status(policy, ledger, sources_of(fleet))
+
+    from ansible_collections.elearning.moodle_fleet.trigger import output
+
+    if arguments.watch:
+        try:
+            if arguments.json:
+                output.watch_lines(lambda: {"fleet": fleet.name, **read()}, arguments.watch)
+            else:
+                output.watch(fleet.name, read, arguments.watch)
+        except KeyboardInterrupt:
+            return OK
+    data = read()
     if arguments.json:
         _print_json({"fleet": fleet.name, **data})
     else:
-        from ansible_collections.elearning.moodle_fleet.trigger import output
-
         output.status(fleet.name, data)
     return BLIND if data["errors"] else OK
 
@@ -292,6 +360,20 @@ def _simulate(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> in
     try:
         data, text = run_command(fleet.name, policy, arguments)
     except TraceError as exc:
+        raise Wrong(str(exc)) from exc
+    if arguments.json:
+        _print_json({"fleet": fleet.name, **data})
+    else:
+        print(text)
+    return OK
+
+
+def _report(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
+    from ansible_collections.elearning.moodle_fleet.trigger.report import command
+
+    try:
+        data, text = command.run(arguments, fleet, policy)
+    except command.ReportError as exc:
         raise Wrong(str(exc)) from exc
     if arguments.json:
         _print_json({"fleet": fleet.name, **data})

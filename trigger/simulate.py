@@ -8,8 +8,9 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling import elasticity, queueing
@@ -27,6 +28,11 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.tr
     from_csv,
     from_samples,
 )
+
+if TYPE_CHECKING:
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import Survey
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Decision, Sample
+    from ansible_collections.elearning.moodle_fleet.trigger.report.story import Story
 
 SQLITE = b"SQLite format 3\0"
 SHOWN_DECISIONS = 20
@@ -136,18 +142,29 @@ def run_command(fleet_name: str, policy: Policy, arguments: Any) -> tuple[dict[s
         except ical.CalendarError as exc:
             raise TraceError(f"--events: {exc}") from exc
     begun = time.perf_counter()
-    outcome = simulate(policy, trace, model, events=known)
+    story, watch = None, None
+    if arguments.plot:
+        from ansible_collections.elearning.moodle_fleet.trigger.report.story import Story
+
+        story = Story(policy, trace.begin, trace.end, model.interval)
+        watch = partial(_tell, story)
+    outcome = simulate(policy, trace, model, events=known, watch=watch)
     seconds = time.perf_counter() - begun
     data = result(policy, trace, model, outcome, again, patience=arguments.patience, price=arguments.price)
-    if arguments.plot:
-        from ansible_collections.elearning.moodle_fleet.trigger.chart import simulation_page
+    if story is not None:
+        from ansible_collections.elearning.moodle_fleet.trigger.report.command import ReportError, simulation_page, write
 
-        page = simulation_page(fleet_name, policy, trace, outcome, data)
+        story.forecast(outcome.outlooks)
         try:
-            arguments.plot.write_text(page, encoding="utf-8")
-        except OSError as exc:
-            raise TraceError(f"--plot {arguments.plot}: can't be written: {exc.strerror}: give another file") from exc
+            write(arguments.plot, simulation_page(fleet_name, policy, story, data, arguments.price))
+        except ReportError as exc:
+            raise TraceError(f"--plot {exc}") from exc
     return data, _text(fleet_name, data, seconds)
+
+
+def _tell(story: Story, now: float, taken: Sample, decision: Decision, seen: Survey) -> None:
+    """One simulated check for the report."""
+    story.check(now, taken, decision.to_data(), seen.counts)
 
 
 def _text(name: str, data: Mapping[str, Any], seconds: float) -> str:

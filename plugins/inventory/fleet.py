@@ -54,6 +54,15 @@ options:
     description: Networks from which the balancer's counters may be read, beside the fleet's own.
     type: list
     elements: str
+  costs:
+    description: What a web node costs (C(node_hour), C(currency)), for C(moodle-fleet report).
+    type: dict
+  metrics:
+    description: Where each check leaves its numbers for Prometheus (C(textfile)).
+    type: dict
+  notifications:
+    description: Whom C(moodle-fleet notify) tells what.
+    type: dict
   phases:
     description: Whether to ask the balancer for the members' states, so that hosts get their phase.
     type: bool
@@ -234,7 +243,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
     def _fill(self, fleet: Fleet, data: dict[str, Any]) -> None:
         strict = self.get_option("strict")
         top = self.inventory.add_group("fleet")
-        for role in ("balancer", "web", "database", "cache", "jobs", "logs"):
+        for role in ("balancer", "web", "database", "cache", "jobs", "logs", "monitoring"):
             self.inventory.add_child(top, self.inventory.add_group(role))
         self.inventory.set_variable("all", "moodle_fleet_name", fleet.name)
         self.inventory.set_variable("all", "moodle_fleet_endpoints", data["endpoints"])

@@ -372,6 +372,7 @@ def _inputs(
 ) -> dict[str, Any]:
     """What the decision was made from besides sample, history and pauses; ``simulate`` makes it again."""
     data: dict[str, Any] = {"now": now, "size": seen.size, "sick": seen.sick, "known": seen.members_known, "launch": lead}
+    data["phases"] = seen.counts  # for the report alone
     if seen.announced:
         data["announced"] = seen.announced
     if saturated:

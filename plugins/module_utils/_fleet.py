@@ -96,6 +96,9 @@ class Fleet:
     services: Mapping[str, Mapping[str, Any]]
     scaling: Mapping[str, Any]
     events: Mapping[str, Any] = field(default_factory=dict)
+    costs: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    notifications: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _calendar_problem(value: str) -> str | None:
@@ -142,12 +145,58 @@ SERVICES = {
     "cache": _service(muc_endpoint=_ENDPOINT, tls=_OFF, shared_user=_OFF),
     "jobs": Field(dict, fields={"count": _COUNT, **_SHAPE}),
     "logs": _service(),
+    # Optional: none unless it is asked for.
+    "monitoring": Field(dict, fields={"count": Field(int, default=0, minimum=0, maximum=1), **_SHAPE}),
     # Shared files: by default the cloud driver's own shared volume; else a mount on every web and jobs node.
     "files": Field(dict, fields={
         "src": Field(str, required=True),
         "fstype": Field(str, default="nfs4"),
         "opts": Field(str, default="vers=4.1,hard,timeo=600,retrans=2,noresvport"),
     }),
+}
+
+ALERTS = ("at_maximum", "launches_failed", "paused", "brakes", "checks_failing")
+
+
+def _one_way(value: Mapping[str, Any], name: str) -> str | None:
+    """A remedy unless a secret is given in exactly one of the two ways; the fleet file itself holds none."""
+    if bool(value.get(f"{name}_env")) != bool(value.get(f"{name}_file")):
+        return None
+    return f"give either {name}_env (an environment variable) or {name}_file (a file): it is a secret"
+
+
+def _hook_problem(value: Mapping[str, Any]) -> str | None:
+    return _one_way(value, "url")
+
+
+def _mail_problem(value: Mapping[str, Any]) -> str | None:
+    if not value["to"]:
+        return "give at least one address in 'to'"
+    if not value.get("user"):
+        return None
+    return "a password needs tls: starttls or tls: tls" if value["tls"] == "none" else _one_way(value, "password")
+
+
+_HOOK = Field(dict, fields={"url_env": Field(str), "url_file": Field(str)}, check=_hook_problem)
+_ADDRESS = Field(str, pattern="[^@ <>,\r\n]+@[^@ <>,\r\n]+")
+_MINUTES = {"minimum": 0, "maximum": 10080}
+_NOTIFICATIONS = {
+    "on": Field(list, default=list(ALERTS), items=Field(str, choices=ALERTS)),
+    "repeat_hours": Field(float, default=4.0, minimum=0.1, maximum=168),
+    "maximum_minutes": Field(float, default=5.0, **_MINUTES),
+    "paused_minutes": Field(float, default=120.0, **_MINUTES),
+    "brakes_minutes": Field(float, default=10.0, **_MINUTES),
+    "failing_minutes": Field(float, default=5.0, **_MINUTES),
+    # Anything that takes a POST of JSON; Slack's, Mattermost's and the like.
+    "webhook": _HOOK,
+    "chat": _HOOK,
+    "mail": Field(dict, fields={
+        "server": Field(str, required=True, check=_endpoint_problem),
+        "from": Field(str, required=True, pattern=_ADDRESS.pattern),
+        "to": Field(list, required=True, items=_ADDRESS),
+        "tls": Field(str, default="starttls", choices=("starttls", "tls", "none")),
+        "user": Field(str), "password_env": Field(str), "password_file": Field(str),
+    }, check=_mail_problem),
 }
 
 _TOP = {
@@ -163,6 +212,13 @@ _TOP = {
         "tenants": Field(bool, default=True),
         "calendar": Field(str, check=_calendar_problem),
     }),
+    # What a web node costs, for the report.
+    "costs": Field(dict, default={}, fields={
+        "node_hour": Field(float, default=0.0, minimum=0),
+        "currency": Field(str, default="", pattern="[A-Za-z€$£¥ .]{0,12}"),
+    }),
+    "metrics": Field(dict, default={}, fields={"textfile": Field(str, pattern="/.+[.]prom")}),
+    "notifications": Field(dict, default={}, fields=_NOTIFICATIONS),
     "management_networks": Field(list, default=[], items=Field(str, check=_network_problem)),
     # Ansible's own inventory options pass through.
     "cache": Field(bool), "cache_plugin": Field(str), "cache_timeout": Field(int), "cache_connection": Field(str),
@@ -240,6 +296,9 @@ def validate(values: Any, path: str | os.PathLike[str]) -> Fleet:
         services=services,
         scaling=top["scaling"],
         events=top["events"] or {},
+        costs=top["costs"],
+        metrics=top["metrics"],
+        notifications=top["notifications"],
     )
 
 

@@ -13,7 +13,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import slot_of
@@ -410,10 +410,12 @@ class Ledger:
 
     # -- for people ------------------------------------------------------------------------------------------------
 
-    def checks(self, limit: int = 20, *, acted_only: bool = False, check: int | None = None) -> list[dict[str, Any]]:
+    def checks(
+        self, limit: int = 20, *, acted_only: bool = False, check: int | None = None, since: float = 0.0
+    ) -> list[dict[str, Any]]:
         """The latest checks, newest first, with their decisions and plans as data."""
-        where = "WHERE id = ?" if check is not None else "WHERE status <> 'idle'" if acted_only else "WHERE 1"
-        values: tuple[Any, ...] = (limit,) if check is None else (check, limit)
+        where = "WHERE id = ?" if check is not None else "WHERE status <> 'idle'" if acted_only else "WHERE started >= ?"
+        values: tuple[Any, ...] = (check, limit) if check is not None else (limit,) if acted_only else (since, limit)
         result = []
         for row in self._rows(f"SELECT * FROM checks {where} ORDER BY id DESC LIMIT ?", *values):
             item = dict(row)
@@ -428,13 +430,19 @@ class Ledger:
         rows = self._rows("SELECT * FROM activities WHERE check_id = ? ORDER BY id", check)
         return [{**dict(row), "steps": json.loads(row["steps"])} for row in rows]
 
-    def recorded(self, batch: int = 1000) -> Iterator[tuple[dict[str, Any], Sample]]:
-        """Every check with its sample, oldest first, a part at a time."""
-        last = 0
+    def recorded(
+        self, batch: int = 1000, *, since: float = 0.0, until: float = 1e12
+    ) -> Iterator[tuple[dict[str, Any], Sample]]:
+        """Every check that began within the time, with its sample, oldest first, a part at a time."""
+        first = self._rows("SELECT min(id) AS id FROM checks WHERE started >= ?", since)[0]["id"] if since else 1
+        if first is None:
+            return
+        last = int(first) - 1
         while True:
             rows = self._rows(
                 "SELECT checks.id AS number, started, acted, decision, inputs, samples.* FROM checks JOIN samples ON"
-                " samples.check_id = checks.id WHERE checks.id > ? ORDER BY checks.id LIMIT ?", last, batch,
+                " samples.check_id = checks.id WHERE checks.id > ? AND started >= ? AND started <= ? ORDER BY checks.id LIMIT ?",
+                last, since, until, batch,
             )
             for row in rows:
                 item = {"id": row["number"], "started": row["started"], "acted": row["acted"]}
@@ -444,6 +452,47 @@ class Ledger:
             if len(rows) < batch:
                 return
             last = int(rows[-1]["number"])
+
+    def span(self) -> tuple[float, float] | None:
+        """When the first and the last check of the ledger began, or None where there is none."""
+        row = self._rows("SELECT min(started) AS first, max(started) AS last FROM checks")[0]
+        return None if row["first"] is None else (float(row["first"]), float(row["last"]))
+
+    def usual_interval(self, since: float, until: float) -> float:
+        """Median seconds between the latest checks of a time; 15 where there are none."""
+        rows = self._rows("SELECT started FROM checks WHERE started BETWEEN ? AND ? ORDER BY started DESC LIMIT 500", since, until)
+        apart = sorted(float(later["started"]) - float(sooner["started"]) for later, sooner in zip(rows, rows[1:]))
+        return apart[len(apart) // 2] if apart else 15.0
+
+    def tallies(self, since: float) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
+        """How many checks began since then by status, and how many steps were planned since then by action and result."""
+        checks = self._rows("SELECT status, count(*) AS number FROM checks WHERE started >= ? GROUP BY status", since)
+        steps = self._rows(
+            "SELECT action, status, count(*) AS number FROM activities WHERE planned >= ? AND status NOT IN ('planned', 'running')"
+            " GROUP BY action, status", since,
+        )
+        return ({row["status"]: row["number"] for row in checks},
+                {(row["action"], row["status"]): row["number"] for row in steps})
+
+    def failures(self, since: float) -> list[dict[str, Any]]:
+        """Launches and joins planned since then that failed, newest first."""
+        rows = self._rows("SELECT action, node, planned, message FROM activities WHERE planned >= ? AND status = 'failed'"
+                          " AND action IN ('launch', 'join') ORDER BY planned DESC, id DESC", since)
+        return [dict(row) for row in rows]
+
+    def lost_launches(self, since: float) -> int:
+        """Launches announced since then whose nodes did not all appear in time."""
+        return int(self._rows("SELECT count(*) AS number FROM intents WHERE status = 'expired' AND created >= ?", since)[0]["number"])
+
+    def remember(self, key: str, value: Any) -> None:
+        """Keep one value for :meth:`state`."""
+        with self._write() as db:
+            _put(db, key, value)
+
+    def activities_between(self, since: float, until: float) -> Iterator[dict[str, Any]]:
+        """What became of every step planned within the time, oldest first."""
+        for row in self._rows("SELECT * FROM activities WHERE planned BETWEEN ? AND ? ORDER BY planned, id", since, until):
+            yield {**dict(row), "steps": json.loads(row["steps"])}
 
     def all_pauses(self) -> list[tuple[Pause, float]]:
         """Every pause that is remembered, with the time at which it was ended by hand, 0 for never."""
@@ -495,8 +544,11 @@ def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
+_SAMPLE_KEYS = tuple(field.name for field in fields(Sample))
+
+
 def _sample(row: sqlite3.Row) -> Sample:
-    values = {key: row[key] for key in asdict(Sample(0, 0, 0, 0, 0, 0, 0, 0, False)) if key in row.keys()}  # noqa: SIM118 a row is no mapping
+    values = {key: row[key] for key in _SAMPLE_KEYS}
     values["trusted"], values["lower_bound"] = bool(row["trusted"]), bool(row["lower_bound"])
     values["faults"] = tuple((str(code), str(text)) for code, text in json.loads(row["faults"]))
     return Sample(**values)

@@ -33,7 +33,7 @@ options:
     description: Tiers to look after. A tier that is managed elsewhere (it has an endpoint) has no nodes.
     type: list
     elements: str
-    choices: [balancer, web, database, cache, jobs, logs]
+    choices: [balancer, web, database, cache, jobs, logs, monitoring]
     default: [balancer, database, cache, logs]
   image:
     description: Image to start new nodes from; empty for the cloud driver's base image.
@@ -100,7 +100,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet impo
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Node
 
-ROLES = ["balancer", "web", "database", "cache", "jobs", "logs"]
+ROLES = ["balancer", "web", "database", "cache", "jobs", "logs", "monitoring"]
 
 
 def missing(fleet: Fleet, nodes: list[Node], role: str, now: float) -> tuple[int, str]:

@@ -212,7 +212,7 @@ def main() -> None:
         argument_spec={
             "fleet_file": {"type": "path", "required": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "role": {"type": "str", "choices": ["web", "balancer", "database", "cache", "jobs", "logs", "builder"]},
+            "role": {"type": "str", "choices": ["web", "balancer", "database", "cache", "jobs", "logs", "monitoring", "builder"]},
             "count": {"type": "int", "default": 1},
             "token": {"type": "str", "default": "", "no_log": False},
             "image": {"type": "str", "default": ""},

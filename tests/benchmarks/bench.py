@@ -16,6 +16,7 @@
   inventory   1,000 nodes: the inventory plugin against one that asks nobody
   aws         a fleet on AWS's test server: inventory and launch against amazon.aws, API calls of growth, every interruption
   check-cost  a check with nothing to do: seconds, memory, whether Ansible is started
+  report-page the report of 14 days of minutes: until it is seen in a browser, and its size
   histories   random histories of a simulated fleet that dies at every call, and how many invariants broke
   policies    our policy against documented autoscalers and an oracle, on traces of six shapes
   exam        a tenfold exam start with launches of 300 s: unknown, scheduled, known from the quiz, and an oracle
@@ -35,7 +36,7 @@ import time
 from measure import say
 
 BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "tenants", "jobs", "no-change", "cycles", "crashes", "outages",
-              "inventory", "aws", "check-cost", "histories", "policies", "exam", "mutations")
+              "inventory", "aws", "check-cost", "report-page", "histories", "policies", "exam", "mutations")
 
 
 def arguments() -> argparse.Namespace:
@@ -76,7 +77,7 @@ def main() -> None:
     # What was paused goes on and what was added goes away, also when somebody ends this.
     signal.signal(signal.SIGTERM, lambda *_signal: sys.exit(143))
     fleet = None
-    if set(given.benchmarks) - {"no-change", "inventory", "aws", "check-cost", "histories", "policies", "exam", "mutations"}:
+    if set(given.benchmarks) - {"no-change", "inventory", "aws", "check-cost", "report-page", "histories", "policies", "exam", "mutations"}:
         from nodes import Fleet
 
         fleet = Fleet(given.fleet_file)

@@ -77,7 +77,7 @@ def main(_fleet: object, given: argparse.Namespace) -> None:
         fleet = Path(folder) / "moodle_fleet.yml"
         fleet.write_text(
             "plugin: elearning.moodle_fleet.fleet\nfleet: bench\nstate_dir: state\ncloud: {driver: podman}\n"
-            f"scaling: {{min_nodes: 2, max_nodes: {NODES * 2}}}\n", encoding="utf-8",
+            f"scaling: {{min_nodes: 2, max_nodes: {NODES * 2}}}\nmetrics: {{textfile: {folder}/fleet.prom}}\n", encoding="utf-8",
         )
         ledger = Path(folder) / "state" / FILE_NAME
         say(f"  filling a ledger with {DAYS} days …")

@@ -14,7 +14,7 @@ from typing import Any
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._aws import TAG, pairs, tag_list
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Node
 
-ROLES = ("web", "balancer", "database", "cache", "jobs", "logs", "builder")
+ROLES = ("web", "balancer", "database", "cache", "jobs", "logs", "monitoring", "builder")
 # Tags of the fleet's words (retiring, held, launch ...) have this prefix, so that they never meet the driver's own.
 WORD = f"{TAG}:tag:"
 STATES = {"pending": "pending", "running": "running", "shutting-down": "stopping", "stopping": "failed", "stopped": "failed"}

@@ -77,6 +77,15 @@ class Survey:
         return sum(missing for _intent, missing in self.unseen)
 
     @cached_property
+    def counts(self) -> dict[str, int]:
+        """How many nodes are in each phase; ``asked``: not seen yet. Members without a node are not among them."""
+        found: dict[str, int] = {"asked": self.coming} if self.coming else {}
+        for view in self.views:
+            if view.node is not None or view.doubtful:
+                found[view.phase] = found.get(view.phase, 0) + 1
+        return found
+
+    @cached_property
     def size(self) -> int:
         """What counts as present: in service or on the way, and not leaving."""
         return sum(view.counted for view in self.views) + self.coming

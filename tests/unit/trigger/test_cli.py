@@ -6,6 +6,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pty
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +20,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check impo
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.tests.unit.plugins.module_utils._scaling.world import World
-from ansible_collections.elearning.moodle_fleet.trigger import cli, runner
+from ansible_collections.elearning.moodle_fleet.trigger import cli, output, runner
 from ansible_collections.elearning.moodle_fleet.trigger.lock import Locked, single_flight
 
 
@@ -29,7 +31,7 @@ def _world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world.pass_time(15)
     world.check()
     world.pass_time(15)
-    fleet = SimpleNamespace(name="test", path=tmp_path / "moodle_fleet.yml", state_dir=tmp_path, scaling={})
+    fleet = SimpleNamespace(name="test", path=tmp_path / "moodle_fleet.yml", state_dir=tmp_path, scaling={}, metrics={})
     monkeypatch.setattr(cli, "load", lambda _path: fleet)
     monkeypatch.setattr(cli, "sources_of", lambda _fleet: dataclasses.replace(world.sources))
     monkeypatch.setenv("MOODLE_FLEET_FILE", "")
@@ -181,3 +183,56 @@ def test_a_playbook_runs_with_the_plan_and_its_failure_is_told(
     bad = runner.run_playbook(playbook, tmp_path / "hosts", {"fleet_check_id": 2}, tmp_path / "runs" / "2")
     assert bad.status == "failed" and "got 2" in bad.message
     assert (tmp_path / "runs" / "2" / "env" / "extravars").stat().st_mode & 0o077 == 0
+
+
+WATCHED = """
+import sys
+from ansible_collections.elearning.moodle_fleet.trigger import output
+now = [0]
+def read():
+    now[0] += 1
+    return {"now": 1e9 + now[0], "size": 2, "desired": 2, "min_nodes": 2, "max_nodes": 6, "phases": {"web-[red]1": "in_service"},
+            "sample": {"load": float(now[0]), "capacity": 8, "waiting": 0, "trusted": True, "faults": []}, "pauses": [], "last_check": None,
+            "errors": [], "plan": {"steps": []}, "decision": {"reasons": [{"code": "tracking", "text": "two [b]are[/b] enough", "desired": 2}]}}
+try:
+    output.watch("test", read, 0.05)
+except KeyboardInterrupt:
+    print("ended cleanly")
+"""
+
+
+def test_a_watched_status_is_plain_where_there_is_no_terminal() -> None:
+    process = subprocess.Popen([sys.executable, "-c", WATCHED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _line in range(14)]
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=20)
+    assert sum(line.startswith("Fleet test: 2 web nodes") for line in lines) == 2 and "\x1b" not in "".join(lines)
+    assert rest.endswith("ended cleanly\n") and errors == ""
+
+
+def test_a_watched_status_is_drawn_in_place_on_a_terminal() -> None:
+    here, there = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", WATCHED], stdout=there, stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, "TERM": "xterm", "COLUMNS": "100"})
+    os.close(there)
+    seen = ""
+    while "Load 5.0" not in seen:
+        seen += os.read(here, 65536).decode()
+    process.send_signal(signal.SIGINT)
+    while "ended cleanly" not in seen:
+        seen += os.read(here, 65536).decode()
+    assert process.wait(timeout=20) == 0 and process.stderr is not None and process.stderr.read() == ""
+    os.close(here)
+    assert "web-[red]1" in seen and "two [b]are[/b] enough" in seen and "Ctrl-C ends" in seen
+    # The other screen is left again, and the cursor is back.
+    assert "\x1b[?1049h" in seen and "\x1b[?1049l" in seen and "\x1b[?25h" in seen
+
+
+def test_a_watched_status_as_data(world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(output.time, "sleep", stop)
+    assert run("status", "--watch", "1", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["size"] == 2

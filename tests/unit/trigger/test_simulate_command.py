@@ -78,8 +78,10 @@ def test_a_page(fleet: str, trace: Path, tmp_path: Path, capsys: pytest.CaptureF
     page = tmp_path / "out.html"
     assert cli.main(["simulate", "--fleet", fleet, "--trace", str(trace), "--plot", str(page)]) == 0
     text = page.read_text(encoding="utf-8")
-    assert text.count("<svg") >= 2 and "</html>" in text
-    assert "http://" not in text.replace("http://www.w3.org/2000/svg", "") and "https://" not in text
+    drawn = json.loads(text.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    assert drawn["kind"] == "simulation" and drawn["checks"] > 1000 and drawn["decisions"]
+    assert len(drawn["load"]["mean"]) == 600
+    assert "http://" not in text and "https://" not in text
     capsys.readouterr()
     assert cli.main(["simulate", "--fleet", fleet, "--trace", str(trace), "--plot", "/nowhere/out.html"]) == 2
     assert "/nowhere/out.html" in capsys.readouterr().err
