@@ -23,6 +23,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.me
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.plan import plan as make_plan
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import (
+    TAG_LANE,
     Survey,
     phases,
     survey,
@@ -34,6 +35,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
     Member,
     Node,
     Outlook,
+    Pause,
     Plan,
     Reason,
     Sample,
@@ -256,8 +258,8 @@ def check(
         since, slots = ledger.slots(wanted_slots(now, lead, policy.timezone))
         ahead = outlook(slots, now, lead, policy.timezone, since)
     decision = decide(
-        policy, taken, seen, history, now, pauses=ledger.pauses(now), saturated=saturated, manual=manual,
-        outlook=ahead, launch_seconds=lead,
+        policy, taken, seen, history, now, pauses=[*ledger.pauses(now), *_under_way(nodes, now)], saturated=saturated,
+        manual=manual, outlook=ahead, launch_seconds=lead,
     )
     image, image_release = "", release
     if decision.desired > seen.size:
@@ -355,6 +357,12 @@ def _inputs(
     if ahead is not None:
         data["outlook"] = ahead.to_data()
     return data
+
+
+def _under_way(nodes: Sequence[Node], now: float) -> list[Pause]:
+    """A release with its two pools of nodes holds scaling: neither pool shrinks, grows with the other's code, or loses nodes."""
+    lanes = sorted({node.release for node in nodes if node.role == "web" and node.tags.get(TAG_LANE)})
+    return [Pause("all", f"a release is under way ({', '.join(lanes)}): end it with release.yml", now)] if lanes else []
 
 
 def _phases(seen: Survey) -> dict[str, str]:

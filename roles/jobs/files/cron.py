@@ -110,9 +110,17 @@ class Dispatcher:
         finally:
             self.running.discard(tenant)
 
+    def code(self, tenant: str) -> str:
+        """Return the code that fits the tenant's database: while a release is under way, not all tenants have the same."""
+        try:
+            with open(os.path.join(self.settings["lanes"], tenant), encoding="ascii") as stream:
+                return os.path.join(self.settings["releases"], os.path.basename(stream.read().strip()))
+        except FileNotFoundError:
+            return self.settings["code"]
+
     def cron(self, tenant: str) -> None:
         """Run Moodle's cron script; say how long it took, and all it said when something failed."""
-        code = os.path.realpath(self.settings["code"])
+        code = os.path.realpath(self.code(tenant))
         script = next(
             path for path in (f"{code}/admin/cli/cron.php", f"{code}/public/admin/cli/cron.php") if os.path.exists(path)
         )
