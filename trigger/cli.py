@@ -28,7 +28,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check impo
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet, FleetFileError, load
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import LedgerError, Superseded
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
-from ansible_collections.elearning.moodle_fleet.trigger import tenants
+from ansible_collections.elearning.moodle_fleet.trigger import release, tenants
 from ansible_collections.elearning.moodle_fleet.trigger.lock import Locked, single_flight
 
 OK, WRONG_FILE, BLIND, FAILED, BUSY = 0, 3, 4, 5, 6
@@ -100,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
                       help="for 90s, 30m, 12h or 2d; without it until 'resume'")
     add("resume", _resume, "end every pause")
     tenants.arguments(add("tenants", _tenants, "check, back up and restore tenants"))
+    release.arguments(add("release", _release, "bring all tenants to another release"))
     sim = add("simulate", _simulate, "let a simulated fleet with this policy follow a load trace")
     sim.add_argument("--trace", required=True, type=Path, metavar="FILE",
                      help="CSV with 'time,load' (seconds or ISO 8601; requests in service), or a ledger")
@@ -287,10 +288,19 @@ def _resume(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
 
 def _tenants(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
     code, data, message = tenants.run(arguments, fleet)
+    return _print_report(arguments, code, data, tenants.lines(arguments.action, data), message)
+
+
+def _release(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
+    code, data, message = release.run(arguments, fleet)
+    return _print_report(arguments, code, data, release.lines(data) if "tenants" in data else [], message)
+
+
+def _print_report(arguments: argparse.Namespace, code: int, data: object, lines: Sequence[str], message: str) -> int:
     if arguments.json:
         _print_json(data)
     else:
-        print("\n".join(tenants.lines(arguments.action, data)))
+        print("\n".join(lines))
     if message:
         print(f"moodle-fleet: {message}", file=sys.stderr)
     return code
