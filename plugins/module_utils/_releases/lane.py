@@ -88,7 +88,7 @@ class Lane:
 
     def see(self) -> plan.Seen:
         line = self.line()
-        known = self.home.settings({self.tenant.database: {"allversionshash": "", "cron_enabled": ""}})[self.tenant.database]
+        known = self.home.settings({self.tenant.database: {"allversionshash": ""}})[self.tenant.database]
         return observed(self.course, line, known, self.lane, self.sites.closed(self.tenant.name))
 
     @cached_property
@@ -160,7 +160,6 @@ class Lane:
     def _jobs_on(self) -> None:
         sites = self.next if self._fits(self.course.target) else self.old
         sites.script(self.tenant.name, "admin/cli/cron.php", "--enable")
-        self._note({"jobs": 0})
 
     def _fits(self, release: Release) -> bool:
         known = self.home.settings({self.tenant.database: {"allversionshash": ""}})[self.tenant.database]
@@ -273,7 +272,7 @@ class Lane:
                 raise SiteError(f"/login/index.php through {balancer}: {problem}")
 
     def _end(self) -> None:
-        self._note({"ours": 0, "ended": self.clock()})
+        self._note({"ours": 0, "jobs": 0, "ended": self.clock()})
 
 
 def current(line: table.Line | None, course: Course) -> table.Line:
@@ -293,7 +292,7 @@ def observed(course: Course, line: table.Line, settings: Mapping[str, str], lane
     versions = settings.get("allversionshash", "")
     return plan.Seen(
         phase=line.phase, fits="next" if versions == course.target.versions else "old" if versions == course.origin.versions else "",
-        lane=lane, closed=closed, ours=bool(line.ours), jobs_off=bool(line.jobs) and settings.get("cron_enabled") == "0",
+        lane=lane, closed=closed, ours=bool(line.ours), jobs_off=bool(line.jobs),
         tried=line.run == course.run and bool(line.error),
     )
 

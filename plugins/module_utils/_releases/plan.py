@@ -40,7 +40,7 @@ class Seen:
     closed: bool = False
     # The release closed it, so the release opens it. A site that was closed before stays closed.
     ours: bool = False
-    # They rest because the release stopped them.
+    # The release stopped its jobs, so it starts them: again, should its dump be loaded, in which they rest.
     jobs_off: bool = False
     # Given up in this very run, which does not try again.
     tried: bool = False

@@ -37,13 +37,6 @@ def test_the_database_says_whose_it_is(versions, fits):
     assert lane.observed(COURSE, Line(), {"allversionshash": versions}, plan.OLD, False).fits == fits
 
 
-def test_jobs_that_somebody_else_stopped_are_left_alone():
-    stopped = {"allversionshash": "a" * 40, "cron_enabled": "0"}
-    assert not lane.observed(COURSE, Line(), stopped, plan.OLD, False).jobs_off
-    assert lane.observed(COURSE, Line(jobs=1), stopped, plan.OLD, False).jobs_off
-    assert not lane.observed(COURSE, Line(jobs=1), {**stopped, "cron_enabled": "1"}, plan.OLD, False).jobs_off
-
-
 def test_only_this_run_does_not_try_again():
     given_up = Line(run="run-1", error="it threw", phase=plan.FAILED)
     assert not lane.observed(COURSE, given_up, {}, plan.OLD, False).tried

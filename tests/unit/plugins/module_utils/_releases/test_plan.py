@@ -53,7 +53,7 @@ class Model:
         lanes = set(self.balancers)
         return Seen(
             phase=self.phase, fits=self.database if self.database in ("old", "next") else "", lane=lanes.pop() if len(lanes) == 1 else "",
-            closed=self.closed, ours=self.ours, jobs_off=self.stopped and not self.jobs, tried=self.gave_up,
+            closed=self.closed, ours=self.ours, jobs_off=self.stopped, tried=self.gave_up,
         )
 
     def fault(self, *allowed: str) -> str:
@@ -152,7 +152,7 @@ class Model:
         self.jobs = True
 
     def _end(self) -> None:
-        self.ours = False
+        self.ours = self.stopped = False
 
 
 def attempt(model: Model) -> None:
@@ -203,6 +203,19 @@ def test_a_tenant_whose_upgrade_always_fails_is_back_as_it_was(closed: bool, job
     assert (model.database, model.balancers, model.phase) == ("old", [OLD, OLD], FAILED)
     assert (model.closed, model.jobs) == (closed, jobs)
     assert model.gave_up and model.restored >= 1
+
+
+def test_what_its_dump_says_of_its_jobs_does_not_count_when_the_first_page_fails() -> None:
+    model = Model(False, True, [])
+    attempts = iter(["fail"])
+
+    def ask() -> None:
+        if next(attempts, ""):
+            raise StepFailed("answered with 500")
+
+    model._ask = ask
+    attempt(model)
+    assert (model.phase, model.database, model.closed, model.jobs, model.restored) == (FAILED, "old", False, True, 1)
 
 
 def test_what_failed_before_the_dump_is_undone_without_loading_it() -> None:
