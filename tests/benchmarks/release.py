@@ -106,24 +106,25 @@ def main(_fleet: object, given: argparse.Namespace) -> None:
     base = Path(os.environ.get("MOODLE_SOURCE", ""))
     if not base.is_dir() or not (base / "version.php").exists() and not (base / "public").is_dir():
         raise SystemExit("release: MOODLE_SOURCE has to name a folder with Moodle's code")
-    with tempfile.TemporaryDirectory(prefix="moodle-fleet-release-", dir=os.environ.get("TMPDIR")) as name:
-        bench = Bench(Path(name), base, given.tenants)
-        try:
-            say(f"  a fleet with {given.tenants} sites …")
-            bench.build(1)
-            rows = []
-            say("  one by one …")
-            cpu = Cpu(bench.containers())
-            before, began = cpu.read(), time.perf_counter()
-            lines = bench.release(2)
-            rows.append(row("one by one", [one["downtime"] for one in lines], time.perf_counter() - began, sum(cpu.since(before).values())))
-            say("  all at once …")
-            before, began = cpu.read(), time.perf_counter()
-            closed = bench.naive(3)
-            rows.append(row("all at once", [closed] * given.tenants, time.perf_counter() - began, sum(cpu.since(before).values())))
-        finally:
-            if not given.keep:
-                bench.destroy()
+    folder = Path(tempfile.mkdtemp(prefix="moodle-fleet-release-"))
+    bench = Bench(folder, base, given.tenants)
+    try:
+        say(f"  a fleet with {given.tenants} sites, its files in {folder} …")
+        bench.build(1)
+        rows = []
+        say("  one by one …")
+        cpu = Cpu(bench.containers())
+        before, began = cpu.read(), time.perf_counter()
+        lines = bench.release(2)
+        rows.append(row("one by one", [one["downtime"] for one in lines], time.perf_counter() - began, sum(cpu.since(before).values())))
+        say("  all at once …")
+        before, began = cpu.read(), time.perf_counter()
+        closed = bench.naive(3)
+        rows.append(row("all at once", [closed] * given.tenants, time.perf_counter() - began, sum(cpu.since(before).values())))
+    finally:
+        if not given.keep:
+            bench.destroy()
+            shutil.rmtree(folder, ignore_errors=True)
     report("release", f"A release for {given.tenants} tenants, {PARALLEL} at a time", rows, [
         "Closed: seconds for which a site answers with its page of maintenance. Whole run: with the start of the playbook, and for 'one by one'"
         " with baking, the second pool of nodes and the end of the first. CPU of the jobs node, the database and Redis.",
