@@ -27,7 +27,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet impo
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger, LedgerError, Superseded
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings.kept import KeptError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
-from ansible_collections.elearning.moodle_fleet.trigger import report, tenants, usage
+from ansible_collections.elearning.moodle_fleet.trigger import release, report, tenants, usage
 from ansible_collections.elearning.moodle_fleet.trigger.lock import Locked, single_flight
 
 OK, WRONG_ARGUMENTS, WRONG_FILE, BLIND, FAILED, BUSY, INTERRUPTED = 0, 2, 3, 4, 5, 6, 130
@@ -144,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     tell.add_argument("--test", action="store_true", help="send a test message to every channel")
     tenants.arguments(add("tenants", _tenants, "check, back up and restore tenants"))
     report.arguments(add("report", _report, "what the fleet did and why, as one HTML page"))
+    release.arguments(add("release", _release, "bring all tenants to another release"))
     sim = add("simulate", _simulate, "let a simulated fleet with this policy follow a load trace")
     sim.add_argument("--trace", required=True, type=Path, metavar="FILE",
                      help="CSV with 'time,load' (seconds or ISO 8601; requests in service), or a ledger")
@@ -451,10 +452,19 @@ def _capacity(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> in
 
 def _tenants(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
     code, data, message = tenants.run(arguments, fleet)
+    return _print_report(arguments, code, data, tenants.lines(arguments.action, data), message)
+
+
+def _release(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
+    code, data, message = release.run(arguments, fleet)
+    return _print_report(arguments, code, data, release.lines(data) if "tenants" in data else [], message)
+
+
+def _print_report(arguments: argparse.Namespace, code: int, data: object, lines: Sequence[str], message: str) -> int:
     if arguments.json:
         _print_json(data)
     else:
-        print("\n".join(tenants.lines(arguments.action, data)))
+        print("\n".join(lines))
     if message:
         print(f"moodle-fleet: {message}", file=sys.stderr)
     return code

@@ -47,16 +47,21 @@ def variables(given: argparse.Namespace) -> dict[str, Any] | str:
 
 def run(given: argparse.Namespace, fleet: Fleet) -> tuple[int, dict[str, Any], str]:
     """Run it; returns an exit code, the report, and what went wrong."""
-    from ansible_collections.elearning.moodle_fleet.trigger import runner
-
     values = variables(given)
     if isinstance(values, str):
         return 2, {}, values
-    folder = fleet.state_dir / "tenants" / f"{time.strftime('%Y%m%d-%H%M%S')}-{given.action}"
+    return run_playbook(ACTIONS[given.action][0], given.action, values, fleet, given.timeout)
+
+
+def run_playbook(name: str, what: str, values: Mapping[str, Any], fleet: Fleet, timeout: float) -> tuple[int, dict[str, Any], str]:
+    """Run a playbook that writes a report; returns an exit code, the report, and what went wrong."""
+    from ansible_collections.elearning.moodle_fleet.trigger import runner
+
+    folder = fleet.state_dir / "tenants" / f"{time.strftime('%Y%m%d-%H%M%S')}-{what}"
     folder.mkdir(mode=0o700, parents=True)
     report = folder / "report.json"
-    playbook = runner.COLLECTION / "playbooks" / f"{ACTIONS[given.action][0]}.yml"
-    done = runner.run_playbook(playbook, fleet.path, {**values, "tenants_report": str(report)}, folder, timeout=given.timeout)
+    playbook = runner.COLLECTION / "playbooks" / f"{name}.yml"
+    done = runner.run_playbook(playbook, fleet.path, {**values, "tenants_report": str(report)}, folder, timeout=timeout)
     data = _read(report)
     return (0, data, "") if done.status == "done" else (5, data, done.message)
 

@@ -26,6 +26,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.pl
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.recommend import EVENTS_AHEAD
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import (
+    TAG_LANE,
     Survey,
     phases,
     survey,
@@ -37,6 +38,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
     Member,
     Node,
     Outlook,
+    Pause,
     Plan,
     Reason,
     Sample,
@@ -281,8 +283,8 @@ def check(
     # Only what can matter now is kept with the decision.
     known = known and known.near(now, until)
     decision = decide(
-        policy, taken, seen, history, now, pauses=ledger.pauses(now), saturated=saturated, manual=manual,
-        outlook=ahead, launch_seconds=lead, events=known,
+        policy, taken, seen, history, now, pauses=[*ledger.pauses(now), *_under_way(nodes, now)], saturated=saturated,
+        manual=manual, outlook=ahead, launch_seconds=lead, events=known,
     )
     image, image_release = "", release
     if decision.desired > seen.size:
@@ -384,6 +386,12 @@ def _inputs(
     if known is not None:
         data["events"] = known.to_data()
     return data
+
+
+def _under_way(nodes: Sequence[Node], now: float) -> list[Pause]:
+    """A release with its two pools of nodes holds scaling: neither pool shrinks, grows with the other's code, or loses nodes."""
+    lanes = sorted({node.release for node in nodes if node.role == "web" and node.tags.get(TAG_LANE)})
+    return [Pause("all", f"a release is under way ({', '.join(lanes)}): end it with release.yml", now)] if lanes else []
 
 
 def _phases(seen: Survey) -> dict[str, str]:

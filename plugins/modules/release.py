@@ -147,7 +147,8 @@ $CFG->tempdir = $CFG->cachedir = $CFG->localcachedir = $CFG->dataroot;
 $root = getenv('MOODLE_FLEET_RELEASE');
 require is_file("$root/lib/setup.php") ? "$root/lib/setup.php" : "$root/public/lib/setup.php";
 if (!class_exists('core_component')) {
-    echo json_encode(['component' => null, 'definitions' => null]);
+    // Code without components: its version is all there is.
+    echo json_encode(['component' => null, 'definitions' => null, 'versions' => sha1_file("$root/version.php")]);
     exit(0);
 }
 // Some lists use the constants of these.
@@ -170,6 +171,7 @@ foreach (core_component::get_plugin_types() as $type => $unused) {
 echo json_encode([
     'component' => core_component::get_cache_content(),
     'definitions' => "<?php\nreturn " . var_export($all, true) . ";\n",
+    'versions' => core_component::get_all_versions_hash(),
 ]);
 """
 
@@ -262,6 +264,7 @@ class Releases:
         """Return whether something has to be made for the release and can be."""
         done = os.path.isfile(os.path.join(self.derived(), "digest")) and (
             _read(os.path.join(self.derived(), "digest")).strip() == self.params["digest"]
+            and os.path.isfile(os.path.join(self.derived(), "versions.php"))
         )
         return not done and self.module.get_bin_path(self.params["php"]) is not None
 
@@ -285,7 +288,9 @@ class Releases:
         if made is None:
             self.module.fail_json(msg=f"Moodle's code in {self.path} could not list its components: {(out + err).strip()[-800:]}")
         os.makedirs(self.derived(), mode=0o755, exist_ok=True)
-        for key in ("component", "definitions"):
+        # Whose code fits a database is compared by this, see config.php.
+        made["versions"] = f"<?php\nreturn '{made['versions']}';\n"
+        for key in ("component", "definitions", "versions"):
             if made[key]:
                 _write(os.path.join(self.derived(), f"{key}.php"), made[key])
         _write(os.path.join(self.derived(), "digest"), self.params["digest"] + "\n")

@@ -11,6 +11,7 @@
   cycles      the fleet grows and shrinks under load: failed requests, lost sessions, posts and log lines
   crashes     the controller dies at each step of growing and shrinking: what the next checks make of it
   outages     balancer, database and log server stop for a minute while the fleet grows and shrinks
+  release     a release for many tenants: how long each is closed, against all being closed; builds a fleet of its own
   no-change   a second site.yml: seconds, tasks, ssh executions
 
   inventory   1,000 nodes: the inventory plugin against one that asks nobody
@@ -35,8 +36,10 @@ import time
 
 from measure import say
 
-BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "tenants", "jobs", "no-change", "cycles", "crashes", "outages",
+BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "tenants", "jobs", "release", "no-change", "cycles", "crashes", "outages",
               "inventory", "aws", "check-cost", "report-page", "histories", "policies", "exam", "mutations")
+# These need no running fleet, or build their own.
+ALONE = {"release", "no-change", "inventory", "aws", "check-cost", "report-page", "histories", "policies", "exam", "mutations"}
 
 
 def arguments() -> argparse.Namespace:
@@ -48,7 +51,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=8, help="pages: clients that saturate; 1 leaves that out (default 8)")
     parser.add_argument("--changes", type=int, default=20, help="pages: changes of the freshness check (default 20)")
     parser.add_argument("--cycles", type=int, default=20, help="cycles: how often the fleet grows and shrinks (default 20)")
-    parser.add_argument("--tenants", type=int, default=20, help="tenants, jobs: how many (default 20)")
+    parser.add_argument("--tenants", type=int, default=20, help="tenants, jobs, release: how many (default 20)")
     parser.add_argument("--histories", type=int, default=100_000, help="histories: how many (default 100000)")
     parser.add_argument("--seeds", type=int, default=30, help="policies: traces of each shape (default 30)")
     parser.add_argument("--shapes", default="", help="policies: which shapes, with commas (default: all)")
@@ -77,7 +80,7 @@ def main() -> None:
     # What was paused goes on and what was added goes away, also when somebody ends this.
     signal.signal(signal.SIGTERM, lambda *_signal: sys.exit(143))
     fleet = None
-    if set(given.benchmarks) - {"no-change", "inventory", "aws", "check-cost", "report-page", "histories", "policies", "exam", "mutations"}:
+    if set(given.benchmarks) - ALONE:
         from nodes import Fleet
 
         fleet = Fleet(given.fleet_file)

@@ -15,6 +15,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
 TAG_RETIRING = "retiring"  # Unix time at which its drain began
 TAG_PROTECTED = "protected"  # never chosen to go when the fleet shrinks; still replaced when sick
 TAG_HELD = "held"  # never terminated, kept for a post-mortem
+TAG_LANE = "lane"  # its pool while a release is under way: "old" or "next"
 TAG_LAUNCH = "launch"  # token of the launch that made it
 
 PHASES = (

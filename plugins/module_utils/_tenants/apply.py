@@ -175,7 +175,9 @@ class Applier:
                 f"the site was installed, but its database {tenant.database} is gone: restore it, or, to install an empty"
                 f" site, run: DELETE FROM {database.BOOK}.tenants WHERE name = '{tenant.name}'"
             )
-        if state in ("restoring", "removing"):
+        if state == "upgrading":
+            raise database.DatabaseError("a release is under way with this site: run release.yml until it has ended")
+        if state in ("restoring", "removing", "importing"):
             raise database.DatabaseError(f"{state} this site was broken off: repeat that first")
         content = server.finished(tenant) if exists else "empty"
         if content == "empty":

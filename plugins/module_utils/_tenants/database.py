@@ -41,7 +41,7 @@ class DatabaseError(Exception):
 class Entry(NamedTuple):
     """A tenant's line in the book.
 
-    ``state`` is ``installing``, ``cloning``, ``restoring``, ``removing`` or ``installed``; ``server`` is where its database is;
+    ``state`` is ``installing``, ``cloning``, ``restoring``, ``importing``, ``upgrading``, ``removing`` or ``installed``; ``server`` is where its database is;
     ``wwwroot`` is the address that its content was written with; ``held`` says why the fleet keeps it in maintenance: ``list``
     or ``change``.
     """

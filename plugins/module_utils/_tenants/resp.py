@@ -143,13 +143,13 @@ def differences(
     return wanted
 
 
-def forget(connection: Connection, tenants: Iterable[str]) -> int:
-    """Remove all keys of these tenants, in one pass over the server's keys; returns how many there were."""
+def forget(connection: Connection, tenants: Iterable[str], sessions: bool = True) -> int:
+    """Remove the keys of these tenants, in one pass over the server's keys; returns how many there were."""
     wanted = set(tenants)
     cursor, count = "0", 0
     while wanted:
         cursor, keys = connection.call("SCAN", cursor, "MATCH", "t:*", "COUNT", "1000")
-        gone = [key for key in keys if key.split(":", 2)[1] in wanted]
+        gone = [key for key in keys if key.split(":", 2)[1] in wanted and (sessions or not key.split(":", 3)[2] == "s")]
         if gone:
             count += int(connection.call("UNLINK", *gone))
         if cursor == "0":

@@ -41,7 +41,9 @@ def restore(applier: Applier, store: backup.Store, request: Request) -> dict:
     try:
         claim(book, tenant.name)
         entry = book.observe().book.get(tenant.name, database.Entry())
-        there = entry.state not in ("restoring", "removing") and server.finished(tenant) != "empty"
+        if entry.state == "upgrading":
+            raise SiteError(f"a release is under way with {tenant.name}: run release.yml until it has ended")
+        there = entry.state not in ("restoring", "removing", "importing") and server.finished(tenant) != "empty"
         if there and not request.overwrite:
             raise SiteError(f"{tenant.name} has a site; give overwrite to replace it by the backup of {request.origin}")
         manifest = backup.fetch(store, request.origin, request.snapshot, scratch)
@@ -49,11 +51,11 @@ def restore(applier: Applier, store: backup.Store, request: Request) -> dict:
         book.note(tenant.name, state="restoring", server=tenant.server)
         if os.path.isdir(os.path.join(sites.places.folder(tenant.name), "data")):
             sites.close(tenant.name)
-        _accounts(applier, server, home, tenant)
+        make_accounts(applier, server, home, tenant)
         server.end_connections(tenant.database_user())
         server.recreate(tenant.database)
         dumps.load(home.account, tenant.database, manifest["dump"])
-        _swap_data(applier, tenant, manifest, scratch)
+        swap_data(applier, tenant, manifest, scratch)
         for connect in applier.redis:
             with connect() as connection:
                 resp.forget(connection, [tenant.name])
@@ -79,7 +81,7 @@ def _compare_versions(manifest: dict, code: str) -> bool:
     return float(manifest["version"] or 0) < float(mine)
 
 
-def _accounts(applier: Applier, server: database.Server, home: DatabaseServer, tenant: Tenant) -> None:
+def make_accounts(applier: Applier, server: database.Server, home: DatabaseServer, tenant: Tenant) -> None:
     """Make the tenant's users and folders, which may be gone."""
     for statement, values in database.statements(
         server.observe(), tenant, applier.password("db", tenant), home.user_host, False
@@ -96,7 +98,7 @@ def _accounts(applier: Applier, server: database.Server, home: DatabaseServer, t
         applier.sites.make_folder(path)
 
 
-def _swap_data(applier: Applier, tenant: Tenant, manifest: dict, scratch: str) -> None:
+def swap_data(applier: Applier, tenant: Tenant, manifest: dict, scratch: str) -> None:
     sites = applier.sites
     base = sites.places.folder(tenant.name)
     uid, gid = sites.places.account()

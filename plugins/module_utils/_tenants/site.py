@@ -156,10 +156,10 @@ class Sites:
             "--non-interactive",
         )
 
-    def change(self, tenant: str, *, own: Mapping[str, object] | None = None, settings: Mapping[str, str | None] | None = None,
-               hide: Iterable[str] = ()) -> None:
-        """Make a copied site its own, and set settings: both in one process, by Moodle's own functions."""
-        call = {"own": own, "settings": dict(settings or {})}
+    def change(self, tenant: str, *, own: Mapping[str, object] | None = None, move: Mapping[str, object] | None = None,
+               settings: Mapping[str, str | None] | None = None, hide: Iterable[str] = ()) -> None:
+        """Make a copied site its own, or give one its new address, and set settings: in one process, by Moodle's own functions."""
+        call = {"own": own, "move": move, "settings": dict(settings or {})}
         self._php(tenant, self.own("site.php"), call, "site.php", hide)
 
     def own(self, file: str) -> str:

@@ -299,10 +299,19 @@ class Dispatcher:
 
     def _start(self, run: Run) -> None:
         """Have Moodle's own cron run for a tenant."""
-        script = next((path for path in (f"{self.code}/admin/cli/cron.php", f"{self.code}/public/admin/cli/cron.php")
-                       if os.path.exists(path)), f"{self.code}/admin/cli/cron.php")
+        code = self._code_of(run.tenant)
+        script = next((path for path in (f"{code}/admin/cli/cron.php", f"{code}/public/admin/cli/cron.php")
+                       if os.path.exists(path)), f"{code}/admin/cli/cron.php")
         self.figures.started(run)
         self._runner().ask(run.number, script, "--keep-alive=0", MOODLE_TENANT=run.tenant)
+
+    def _code_of(self, tenant: str) -> str:
+        """The code that fits the tenant's database: while a release is under way, not all tenants have the same."""
+        try:
+            release = Path(self.settings["lanes"], tenant).read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            return self.code
+        return os.path.join(self.settings["releases"], os.path.basename(release))
 
     def _ask(self, answer: Callable[[int, str], None], *words: str) -> None:
         number = -1 - max((-one for one in self.asked), default=0)

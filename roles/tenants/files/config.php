@@ -94,6 +94,9 @@ $CFG = new stdClass();
         $cfg->alternative_component_cache = $component;
     }
 
+    // Of which versions this code is.
+    $cfg->moodle_fleet_versions = $fleet['local_root'] . "/component/$release/versions.php";
+
     // nginx delivers files: the internal locations are bound to the tenant of the host there.
     $cfg->xsendfile = 'X-Accel-Redirect';
     $cfg->xsendfilealiases = [
@@ -166,3 +169,14 @@ $CFG = new stdClass();
 require_once is_file("$moodlefleetroot/lib/setup.php")
     ? "$moodlefleetroot/lib/setup.php"
     : "$moodlefleetroot/public/lib/setup.php";
+
+// Moodle itself keeps no visitor from code that does not fit the database, in either direction. During a release a request that
+// was led to the wrong pool ends here; so does everybody after code that was changed without an upgrade.
+if (PHP_SAPI !== 'cli' && !empty($CFG->allversionshash) && is_file($CFG->moodle_fleet_versions)
+        && $CFG->allversionshash !== require $CFG->moodle_fleet_versions) {
+    http_response_code(503);
+    header('Retry-After: 60');
+    header('Cache-Control: no-store');
+    header('Content-Type: text/plain; charset=utf-8');
+    exit("This site is being brought up to date. Please try again in a minute.\n");
+}

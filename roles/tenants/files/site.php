@@ -3,6 +3,7 @@
 //
 // Runs once for a tenant, whatever there is to do, and uses Moodle's own functions. What to do comes as JSON on standard
 // input, so that a password in it shows up neither in the list of processes nor in a log:
+//   move      of a site that keeps its identity and comes from elsewhere: from and to, its addresses, and paths (old => new)
 //   own       of a site that was copied from another: what no two sites may share is made anew, see own() below
 //   settings  values by name or component/name; null unsets
 
@@ -20,6 +21,9 @@ require $moodlefleetcall['root'] . '/config.php';
 (static function (array $call): void {
     global $CFG, $DB;
     require_once "$CFG->libdir/clilib.php";
+    if (!empty($call['move'])) {
+        moodle_fleet_move($call['move']['from'], $call['move']['to'], (array) $call['move']['paths']);
+    }
     if (!empty($call['own'])) {
         moodle_fleet_own($call['own']);
     }
@@ -41,21 +45,11 @@ require $moodlefleetcall['root'] . '/config.php';
     }
 })($moodlefleetcall);
 
-/**
- * Make anew what a site must not share with the site it was copied from.
- *
- * $own: from and to, the sites' addresses; paths (old => new, in settings); and for a site that nobody has used yet also
- * admin_user, admin_password, admin_email, fullname, shortname.
- */
-function moodle_fleet_own(array $own): void {
-    global $CFG, $DB;
-
-    // Addresses and paths outside of content, which is for Moodle's own tool. The longest that fits is taken.
-    $host = parse_url($own['to'], PHP_URL_HOST);
-    $replacements = ["$own[from]" => $own['to'], parse_url($own['from'], PHP_URL_HOST) => $host] + $own['paths'];
-    if (isset($own['admin_email'])) {
-        $replacements[$own['from_email']] = $own['admin_email'];
-    }
+/** Addresses and paths outside of content, which is for Moodle's own tool. The longest that fits is taken. */
+function moodle_fleet_move(string $from, string $to, array $replacements): void {
+    global $DB;
+    // With the slashes: an address of mail at the old host stays.
+    $replacements += [$from => $to, preg_replace('~^https?:~', '', $from) => preg_replace('~^https?:~', '', $to)];
     foreach (['config', 'config_plugins'] as $table) {
         foreach ($DB->get_records($table) as $row) {
             $value = strtr((string) $row->value, $replacements);
@@ -66,9 +60,26 @@ function moodle_fleet_own(array $own): void {
     }
     foreach (['adminpresets' => 'site', 'mnet_host' => 'wwwroot'] as $table => $column) {
         if ($DB->get_manager()->table_exists($table)) {
-            $DB->set_field($table, $column, $own['to'], [$column => $own['from']]);
+            $DB->set_field($table, $column, $to, [$column => $from]);
         }
     }
+}
+
+/**
+ * Make anew what a site must not share with the site it was copied from.
+ *
+ * $own: from and to, the sites' addresses; paths (old => new, in settings); and for a site that nobody has used yet also
+ * admin_user, admin_password, admin_email, fullname, shortname.
+ */
+function moodle_fleet_own(array $own): void {
+    global $CFG, $DB;
+
+    $host = parse_url($own['to'], PHP_URL_HOST);
+    $replacements = [parse_url($own['from'], PHP_URL_HOST) => $host] + $own['paths'];
+    if (isset($own['admin_email'])) {
+        $replacements[$own['from_email']] = $own['admin_email'];
+    }
+    moodle_fleet_move($own['from'], $own['to'], $replacements);
 
     // Identity and salts.
     set_config('siteidentifier', random_string(32) . $host);

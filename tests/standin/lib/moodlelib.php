@@ -25,6 +25,10 @@ function add_to_config_log(string $name, ?string $old, ?string $value, ?string $
     rows('INSERT INTO mdl_config_log (name, plugin, value) VALUES (?, ?, ?)', [$name, $plugin ?: null, $value]);
 }
 
+function purge_all_caches(): void {
+    set_config_value('localcachedirpurged', (string) time());
+}
+
 function random_string(int $length = 15): string {
     $pool = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789';
     return implode('', array_map(static fn() => $pool[random_int(0, 61)], range(1, $length)));

@@ -40,6 +40,9 @@ require_once __DIR__ . '/moodlelib.php';
 global $DB;
 $DB = new standin_database();
 $CFG->config_php_settings = (array) $CFG;
+if (tables()) {
+    $CFG->allversionshash = get_config_value('allversionshash');
+}
 if (!CLI_SCRIPT) {
     set_exception_handler(static function (Throwable $problem): void {
         error_log('standin: ' . $problem->getMessage());

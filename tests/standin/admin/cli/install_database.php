@@ -37,7 +37,7 @@ rows('INSERT INTO mdl_user (username, password, email) VALUES (?, ?, ?)',
 rows('INSERT INTO mdl_user (username, password, email) VALUES (?, ?, ?)', ['guest', hash_internal_user_password('guest'), 'root@localhost']);
 rows("INSERT INTO mdl_course (shortname, fullname, format, timemodified) VALUES (?, ?, 'site', ?)",
     [$options['shortname'], $options['fullname'], time()]);
-foreach (['version' => sprintf('%.2f', $version), 'release' => $release, 'branch' => $branch, 'rolesactive' => '1',
+foreach (['version' => sprintf('%.2f', $version), 'allversionshash' => sha1_file(__DIR__ . '/../../version.php'), 'release' => $release, 'branch' => $branch, 'rolesactive' => '1',
     'siteidentifier' => random_string(32) . parse_url($CFG->wwwroot, PHP_URL_HOST), 'siteadmins' => '1',
     'badges_badgesalt' => 'badges' . time(), 'calendar_exportsalt' => random_string(60), 'supportemail' => $options['adminemail'],
     'geoip2file' => "$CFG->dataroot/geoip/GeoLite2-City.mmdb", 'noreplyaddress' => 'noreply@' . parse_url($CFG->wwwroot, PHP_URL_HOST),

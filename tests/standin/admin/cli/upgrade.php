@@ -26,7 +26,12 @@ if (!$pending) {
     echo "No upgrade needed for the installed version $release ($new).\n";
     exit(0);
 }
+// What a release of the tests does to the database.
+if (is_file($step = __DIR__ . '/../../local/upgrade.php')) {
+    require $step;
+}
 set_config_value('version', $new);
+set_config_value('allversionshash', sha1_file(__DIR__ . '/../../version.php'));
 set_config_value('release', $release);
 echo "Command line upgrade from $old to $new completed successfully.\n";
 exit(0);

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,22 @@ def test_a_pause_of_everything(world: World) -> None:
     outcome = world.check()
     assert outcome is not None and not outcome.plan
     assert "paused" in "\n".join(explain(world.ledger.checks(1)[0]))
+
+
+def test_a_release_with_its_two_pools_holds_everything(world: World) -> None:
+    """Also a node that died: what took its place would have the other release's code."""
+    world.nodes = {name: replace(node, tags={**node.tags, "lane": "old"}) for name, node in world.nodes.items()}
+    dead = next(iter(world.nodes))
+    world.nodes[dead] = replace(world.nodes[dead], state="failed")
+    world.load = 14.0
+    world.pass_time(15)
+    outcome = world.check()
+    assert outcome is not None and not outcome.plan
+    assert "a release is under way" in "\n".join(explain(world.ledger.checks(1)[0]))
+    world.nodes = {name: replace(node, tags={}) for name, node in world.nodes.items()}
+    world.pass_time(15)
+    after = world.check()
+    assert after is not None and after.plan
 
 
 def test_the_ledger_is_made_only_where_something_is_recorded(tmp_path: Path) -> None:
