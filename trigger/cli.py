@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     add("tiers", _tiers, "read how busy database, cache and shared files are, for the checks to know")
     cap = add("capacity", _capacity, "what a node can take, and which tier is the nearest to its limit")
     for name, default, low, high, text in (
-        ("--wait", 0.1, 0, 60, "seconds that 95 %% of the requests may wait for a worker"),
+        ("--wait", 0.1, 0.0, 60.0, "seconds that 95 %% of the requests may wait for a worker"),
         ("--think", 30.0, 0, 3600, "seconds between an answer and the learner's next request"),
         ("--days", 14.0, 0.01, 3650, "how much of the ledger counts"),
     ):

@@ -11,9 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings import kept, reader
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings import kept, reader
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling import events
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.trigger import ical

@@ -45,7 +45,7 @@ def text(source: str, folder: Path) -> str:
         if "://" not in source:
             return (folder / source).expanduser().read_text(encoding="utf-8")
         with urllib.request.urlopen(source, timeout=TIMEOUT) as answer:
-            data = answer.read(LARGEST + 1)
+            data: bytes = answer.read(LARGEST + 1)
     except (OSError, ValueError, urllib.error.URLError) as exc:
         reason = getattr(exc, "reason", None) or getattr(exc, "strerror", None) or exc
         raise CalendarError(f"events.calendar {_shown(source)}: {reason}: give an iCalendar file or its address") from exc

@@ -157,7 +157,7 @@ def serve(address: str, make: Mapping[str, tuple[str, Callable[[], str]]]) -> No
     class Handler(http.server.BaseHTTPRequestHandler):
         timeout = 10
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             kind, maker = make.get(self.path.split("?", 1)[0], ("", None))
             if maker is None:
                 self.send_error(404)

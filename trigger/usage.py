@@ -59,6 +59,36 @@ EXAMPLES: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
         ),
         "",
     ),
+    "events": (
+        (("moodle-fleet events", "what its timer runs; prints what is coming and what could not be read"),),
+        "A check reads only what this has kept: it never waits for a tenant's database.",
+    ),
+    "tiers": ((("moodle-fleet tiers", "what its timer runs; prints how near each tier is to its limit"),), ""),
+    "capacity": (
+        (("moodle-fleet capacity", "requests a second and learners that a node carries, and the tier that will be full first"),
+         ("moodle-fleet capacity --wait 0.5 --think 60", "for patient readers")),
+        "",
+    ),
+    "metrics": (
+        (("moodle-fleet metrics", "once, to the terminal"),
+         ("moodle-fleet metrics --listen 127.0.0.1:9709", "for Prometheus to scrape"),
+         ("moodle-fleet metrics --out /var/lib/prometheus/node-exporter/moodle_fleet.prom", "for node_exporter's text file collector")),
+        "",
+    ),
+    "notify": (
+        (("moodle-fleet notify", "what its timer runs: tells what is new"), ("moodle-fleet notify --test", "whether the channels work")),
+        "",
+    ),
+    "report": (
+        (("moodle-fleet report --out report.html", "all that the ledger has"),
+         ("moodle-fleet report --out week.html --since 7d", "the last week")),
+        "One file that needs no network.",
+    ),
+    "release": (
+        (("moodle-fleet release run --version v4.5.7 --canary acme", "all tenants, acme first"),
+         ("moodle-fleet release status", "how far each tenant is; from another terminal as well")),
+        "A run that was ended anywhere goes on when it is started again.",
+    ),
     "simulate": (
         (
             ("moodle-fleet simulate --trace ledger.sqlite", "the load of the past, with the policy of today"),

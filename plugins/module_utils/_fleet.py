@@ -179,14 +179,19 @@ def _mail_problem(value: Mapping[str, Any]) -> str | None:
 
 _HOOK = Field(dict, fields={"url_env": Field(str), "url_file": Field(str)}, check=_hook_problem)
 _ADDRESS = Field(str, pattern="[^@ <>,\r\n]+@[^@ <>,\r\n]+")
-_MINUTES = {"minimum": 0, "maximum": 10080}
+
+
+def _minutes(default: float) -> Field:
+    return Field(float, default=default, minimum=0, maximum=10080)
+
+
 _NOTIFICATIONS = {
     "on": Field(list, default=list(ALERTS), items=Field(str, choices=ALERTS)),
     "repeat_hours": Field(float, default=4.0, minimum=0.1, maximum=168),
-    "maximum_minutes": Field(float, default=5.0, **_MINUTES),
-    "paused_minutes": Field(float, default=120.0, **_MINUTES),
-    "brakes_minutes": Field(float, default=10.0, **_MINUTES),
-    "failing_minutes": Field(float, default=5.0, **_MINUTES),
+    "maximum_minutes": _minutes(5.0),
+    "paused_minutes": _minutes(120.0),
+    "brakes_minutes": _minutes(10.0),
+    "failing_minutes": _minutes(5.0),
     # Anything that takes a POST of JSON; Slack's, Mattermost's and the like.
     "webhook": _HOOK,
     "chat": _HOOK,

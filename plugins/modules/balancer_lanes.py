@@ -69,6 +69,7 @@ lanes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import BalancerError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.haproxy_lanes import DEFAULT, Lanes
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.haproxy_members import RuntimeSocket

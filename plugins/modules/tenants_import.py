@@ -133,6 +133,7 @@ import json
 import os
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import apply, definition, importing, source
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.arguments import TENANTS, make_applier
 

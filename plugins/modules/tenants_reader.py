@@ -116,6 +116,7 @@ import re
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings import accounts
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import database, definition, resp
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.arguments import (

@@ -169,6 +169,7 @@ counts:
 from collections import Counter
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._releases import lane, plan, table
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import apply, database, definition
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.arguments import TENANTS, make_applier

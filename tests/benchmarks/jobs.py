@@ -14,9 +14,10 @@ import time
 import zlib
 from pathlib import Path
 
+from tenants import entries
+
 from measure import Cpu, median, percentile, report, run, say, wait_for
 from nodes import HERE, Fleet
-from tenants import entries
 
 UNIT = "moodle-fleet-cron"
 MINUTE = 60
@@ -159,8 +160,12 @@ def cost(jobs: Jobs, rounds: int) -> None:
         # Its figures are written every 15 s.
         time.sleep(MINUTE)
         spent = jobs.cpu.since(before)
-        ended = wait_for("its figures", lambda: (lambda one: one if one["time"] - counted["time"] >= MINUTE - 1 else None)(jobs.status(node)),
-                         30, 1)
+
+        def figures(node: str = node, since: float = counted["time"]) -> dict | None:
+            status = jobs.status(node)
+            return status if status["time"] - since >= MINUTE - 1 else None
+
+        ended = wait_for("its figures", figures, 30, 1)
         runs = (ended["totals"]["runs"] - counted["totals"]["runs"]) * MINUTE / (ended["time"] - counted["time"])
         late = [one["late"] for one in ended["tenants"].values() if one.get("started", 0) > counted["time"]]
         rows.append(row("dispatcher", jobs, before, runs, float("nan"), spent, late))
@@ -278,14 +283,14 @@ def takeover(jobs: Jobs) -> None:
             node = wait_for("a node dispatches", jobs.active, 60, 1)
             jobs.sh(jobs.nodes[0], f"rm -f /srv/moodledata/{tenant}/data/bench-tasks")
             jobs.enqueue(tenant, TASKS, 2.5, False)
-            wait_for("the tasks have begun", lambda: len([one for one in jobs.notes(tenant) if one[2] == node]) > 2, 120, 0.5)
+            wait_for("the tasks have begun", lambda node=node: len([one for one in jobs.notes(tenant) if one[2] == node]) > 2, 120, 0.5)
             moment = time.time()
             if how == "stopped":
                 run("podman", "exec", node, "systemctl", "stop", "--no-block", UNIT)
             else:
                 run("podman", "kill" if how == "killed" else "pause", node)
-            first = wait_for("another node goes on", lambda: jobs.active() not in ("", node), 120, 0.2) and time.time() - moment
-            wait_for("every tenant", lambda: min(value for name, value in jobs.started().items() if name != tenant) >= moment, 300, 1)
+            first = wait_for("another node goes on", lambda node=node: jobs.active() not in ("", node), 120, 0.2) and time.time() - moment
+            wait_for("every tenant", lambda moment=moment: min(value for name, value in jobs.started().items() if name != tenant) >= moment, 300, 1)
             all_ran = time.time() - moment
             if how == "frozen":
                 run("podman", "unpause", node)

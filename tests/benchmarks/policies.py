@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from exam import exam
 from traces import SHAPES, WEEK, WORKERS, generate
 
 import rivals
@@ -28,7 +29,6 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling im
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import Model, simulate
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.trace import Trace
-from exam import exam
 from measure import RESULTS, report, say
 
 LAUNCHES = (30, 60, 180, 300)

@@ -22,11 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pymysql
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import resp
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import resp
 
 # What AWS documents for the master user of MariaDB at RDS: neither SUPER nor FILE, SHUTDOWN or the system schema.
 MASTER_RIGHTS = (

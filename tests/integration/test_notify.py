@@ -47,7 +47,7 @@ class Hook(http.server.BaseHTTPRequestHandler):
 
     taken: list[tuple[str, dict]] = []
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         Hook.taken.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
         if "/slow" in self.path:
             time.sleep(15)
@@ -56,7 +56,7 @@ class Hook(http.server.BaseHTTPRequestHandler):
             self.send_header("Location", "/elsewhere")
         self.end_headers()
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         Hook.taken.append((self.path, {}))
         self.send_response(200)
         self.end_headers()
@@ -81,7 +81,7 @@ class Letters:
     def __init__(self) -> None:
         self.taken: list[tuple[list[str], email.message.EmailMessage]] = []
 
-    async def handle_DATA(self, _server: object, session: object, envelope: object) -> str:  # noqa: N802
+    async def handle_DATA(self, _server: object, session: object, envelope: object) -> str:
         letter = email.message_from_bytes(envelope.content, policy=email.policy.default)  # type: ignore[attr-defined]
         self.taken.append((envelope.rcpt_tos, letter))  # type: ignore[attr-defined]
         return "250 OK"

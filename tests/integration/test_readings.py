@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pymysql
 import pytest
+
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings import accounts, reader, tiers
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.events import Event
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import database, resp

@@ -60,7 +60,7 @@ class CloudDriver(abc.ABC):
         """Names of those of these nodes that the cloud has announced to take away, with the Unix time of it."""
         return {}
 
-    def hear(self, nodes: Sequence[Node]) -> None:
+    def hear(self, nodes: Sequence[Node]) -> None:  # noqa: B027 most clouds tell nothing
         """Note down on these nodes what the cloud tells once and keeps nowhere; the next :meth:`notices` knows of it.
 
         :raises CloudError: when the cloud does not answer.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.events import Foreseen, HABITS, Moment
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.events import HABITS, Foreseen, Moment
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import (
     ENOUGH_DAYS,
     MARGIN,

@@ -112,7 +112,7 @@ def prometheus(data: Mapping) -> str:
            each(lambda name, tenant: bool(tenant.get("resting"))))
     for kind, text in (("scheduled", "Scheduled tasks that are due."), ("adhoc", "Ad-hoc tasks that are due."),
                        ("failing", "Tasks that Moodle delays because they failed.")):
-        metric(f"tenant_{kind}_tasks", "gauge", text, each(lambda name, tenant: tenant["backlog"].get(kind, 0)))
+        metric(f"tenant_{kind}_tasks", "gauge", text, each(lambda name, tenant, kind=kind: tenant["backlog"].get(kind, 0)))
     metric("tenant_oldest_task_seconds", "gauge", "For how long the oldest of them has been due.",
            each(lambda name, tenant: tenant["backlog"].get("oldest", 0)))
     return "\n".join(lines) + "\n"

@@ -123,7 +123,7 @@ def _node(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
     answers: list[bytes] = []
 
     class Answer(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 the library's name
+        def do_GET(self) -> None:
             self.send_response(503)
             self.end_headers()
             self.wfile.write(answers[0])

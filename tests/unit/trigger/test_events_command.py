@@ -109,7 +109,7 @@ def test_a_calendar_that_is_not_there_is_said(tmp_path: Path) -> None:
 @pytest.fixture(name="served")
 def _served() -> Iterator[str]:
     class Answer(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 the library's name
+        def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
             self.wfile.write((CALENDAR % soon("Served", "nodes: 4")).encode())

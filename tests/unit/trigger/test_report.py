@@ -121,7 +121,7 @@ def test_a_story_knows_phases_lanes_needs_and_silences() -> None:
     assert data["groups"]["coming"] == [[60, 0], [120, 1], [420, None], [1800, 0]]
     assert data["groups"]["trouble"][-1] == [1800, 1]
     assert data["existing"] == [[60, 2], [120, 3], [420, None], [1800, 3]]
-    assert dict((name, spans) for name, spans in data["lanes"]) == {
+    assert dict(data["lanes"]) == {
         "Schedule": [[60, 60, "floor"]], "Metrics doubted": [[1800, 1800, "no answer"]],
         "No check": [[120, 1800, "no check for 1680 s"]],
     }

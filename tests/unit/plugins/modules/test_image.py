@@ -36,6 +36,9 @@ class Cloud:
     def zones(self) -> list[str]:
         return []
 
+    def hear(self, nodes: list[Any]) -> None:
+        """It tells nothing."""
+
 
 @pytest.fixture(name="file")
 def fixture_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
