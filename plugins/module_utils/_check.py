@@ -233,7 +233,7 @@ def check(
     if record and cloud_known:
         try:
             sources.hear(nodes)
-        except CloudError as exc:
+        except Exception as exc:  # noqa: BLE001 what was not heard stops nothing
             errors.append(f"announcements: {exc}")
     current: Counters | None = None
     trouble = ""

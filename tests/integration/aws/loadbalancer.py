@@ -80,10 +80,10 @@ class LoadBalancer:
     def _probe(self, target: Target) -> bool:
         return self._ask(target, "/healthz")[0] == 200
 
-    def _ask(self, target: Target, path: str, headers: Mapping[str, str] = {}) -> tuple[int, bytes]:
+    def _ask(self, target: Target, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(self.where.get(target.id, "127.0.0.254"), target.port, timeout=20)
         try:
-            connection.request("GET", path, headers=headers)
+            connection.request("GET", path, headers=headers or {})
             response = connection.getresponse()
             return response.status, response.read()
         except OSError:

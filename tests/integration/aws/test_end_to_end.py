@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +31,11 @@ from .. import managed
 from ..conftest import ADDRESSES, ROOT, SECRET, TENANT, TENANTS, LocalFleet, changed
 from ..test_scaling import check, learners, members, serves, settle
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # site.yml alone takes three minutes, most of it packages and processes that the other fleet of containers shows as well.
+    pytest.mark.skipif(not os.environ.get("MOODLE_FLEET_TEST_AWS"), reason="MOODLE_FLEET_TEST_AWS is not set"),
+]
 NETWORK = "10.94.0.0/16"
 # This machine's address there.
 HERE = "10.94.0.1"
