@@ -32,7 +32,7 @@ options:
   role:
     description: Role of the nodes to launch. Needed with O(state=present) unless O(names) is given.
     type: str
-    choices: [web, balancer, database, cache, jobs, logs, builder]
+    choices: [web, balancer, database, cache, jobs, logs, monitoring, builder]
   count:
     description: How many nodes this launch consists of.
     type: int
