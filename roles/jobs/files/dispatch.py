@@ -110,7 +110,9 @@ class Runner:
             while True:
                 text, extra, _flags, _address = self._printed.recvmsg(65536, socket.CMSG_SPACE(12))
                 if not text:
-                    self._selector.unregister(self._printed)
+                    # _told may have been here first.
+                    if self._printed in self._selector.get_map():
+                        self._selector.unregister(self._printed)
                     return
                 pid = struct.unpack("3i", extra[0][2][:12])[0] if extra else 0
                 if pid == self.process.pid:
