@@ -110,7 +110,9 @@ class Runner:
             while True:
                 text, extra, _flags, _address = self._printed.recvmsg(65536, socket.CMSG_SPACE(12))
                 if not text:
-                    self._selector.unregister(self._printed)
+                    # _told may have been here first.
+                    if self._printed in self._selector.get_map():
+                        self._selector.unregister(self._printed)
                     return
                 pid = struct.unpack("3i", extra[0][2][:12])[0] if extra else 0
                 if pid == self.process.pid:
@@ -186,33 +188,41 @@ class Dispatcher:
     # -- the loop ---------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Dispatch until told to stop."""
+        """Dispatch until told to stop, and until what was started has ended."""
         self._wake.setblocking(False)
         self._waker.setblocking(False)
         signal.set_wakeup_fd(self._waker.fileno())
         self.selector.register(self._wake, selectors.EVENT_READ, lambda: self._wake.recv(4096))
         self.lease.start()
-        while not (self.stopping and not self.schedule.runs):
-            now = time.time()
-            self.lease.pulse = clock()
-            if self.stop_asked and not self.stopping:
-                self._stop()
-            self._look()
-            if self.role == "active":
-                self._refresh()
-                for run in self.schedule.start(now):
-                    self._start(run)
-            self._watch(now)
-            self._report(now)
-            wait = self.schedule.wait(now) if self.role == "active" else 1.0
-            for key, _events in self.selector.select(min(1.0, max(0.02, wait))):
-                key.data()
-        # Nothing is left for systemd to kill.
-        for runner in self.runners:
-            runner.finish()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                runner.process.wait(timeout=10)
-        self.journal.write("stopped")
+        try:
+            while not (self.stopping and not self.schedule.runs):
+                self._turn()
+        finally:
+            # Nothing is left for systemd to kill, also when this ends by a fault.
+            for number in self.schedule.runs:
+                self._signal(number, signal.SIGKILL)
+            for runner in self.runners:
+                runner.finish()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    runner.process.wait(timeout=10)
+            self.journal.write("stopped")
+
+    def _turn(self) -> None:
+        """Do what is due, then wait for what comes, a second at most."""
+        now = time.time()
+        self.lease.pulse = clock()
+        if self.stop_asked and not self.stopping:
+            self._stop()
+        self._look()
+        if self.role == "active":
+            self._refresh()
+            for run in self.schedule.start(now):
+                self._start(run)
+        self._watch(now)
+        self._report(now)
+        wait = self.schedule.wait(now) if self.role == "active" else 1.0
+        for key, _events in self.selector.select(min(1.0, max(0.02, wait))):
+            key.data()
 
     def _stop(self) -> None:
         """Take nothing new; let what is under way come to an end."""
