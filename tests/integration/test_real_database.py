@@ -26,6 +26,8 @@ CREATE TABLE mdl_config_plugins (plugin VARCHAR(90), name VARCHAR(90), value TEX
 CREATE TABLE mdl_user (id INT PRIMARY KEY, lastaccess INT, lastlogin INT) ENGINE=InnoDB;
 CREATE TABLE mdl_course (id INT PRIMARY KEY, fullname VARCHAR(250)) ENGINE=InnoDB;
 CREATE TABLE mdl_files (id INT PRIMARY KEY, contenthash CHAR(40), filesize INT) ENGINE=InnoDB;
+CREATE TABLE mdl_task_scheduled (id INT PRIMARY KEY, timestarted INT, hostname VARCHAR(9), pid INT) ENGINE=InnoDB;
+INSERT INTO mdl_task_scheduled VALUES (1, 1, 'gone', 7);
 CREATE TABLE mdl_sessions (id INT PRIMARY KEY) ENGINE=InnoDB;
 INSERT INTO mdl_config VALUES ('allversionshash', '%s'), ('version', '2026010100.00'), ('release', '4.5'), ('rolesactive', '1'), ('siteidentifier', 'mine');
 INSERT INTO mdl_course VALUES (1, 'Kept');
@@ -274,6 +276,7 @@ def test_an_import_takes_over_tables_files_and_identity(fleet: Fleet) -> None:
     assert fleet.query("SELECT fullname FROM moodle_acme.mdl_course") == [("Kept",)]
     assert fleet.query("SELECT value FROM moodle_acme.mdl_config WHERE name = 'siteidentifier'") == [("mine",)]
     assert fleet.query("SELECT COUNT(*) FROM moodle_acme.mdl_sessions") == [(0,)]
+    assert fleet.query("SELECT timestarted, hostname, pid FROM moodle_acme.mdl_task_scheduled") == [(None, None, None)]
     assert fleet.query("SELECT DISTINCT TABLE_COLLATION FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'moodle_acme'") == [("utf8mb4_unicode_ci",)]
     assert fleet.query("SHOW DATABASES LIKE '%%import%%'") == []
     assert fleet.query("SELECT User FROM mysql.user WHERE User LIKE '%%import'") == []

@@ -22,7 +22,11 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._secrets im
 
 from .conftest import ROOT, SECRET, TENANTS, LocalFleet, changed
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # Not yet part of the whole suite: its steps were tried one by one, the test as a whole was not.
+    pytest.mark.skipif(not os.environ.get("MOODLE_FLEET_TEST_RELEASE"), reason="MOODLE_FLEET_TEST_RELEASE is not set"),
+]
 
 # Fails in one tenant, half way, until somebody mends it there.
 STEP = """<?php

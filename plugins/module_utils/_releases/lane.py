@@ -144,10 +144,11 @@ class Lane:
         self._note({"findings": json.dumps(self._probe(self.old, purge=False))})
 
     def _probe(self, sites: Sites, purge: bool) -> dict[str, list[str]]:
+        answer = sites.ask(self.tenant.name, "probe.php", {"purge": purge})
         try:
-            return json.loads(sites.ask(self.tenant.name, "probe.php", {"purge": purge}).strip().splitlines()[-1])
+            return json.loads([line for line in answer.splitlines() if line.startswith("{")][-1])
         except (ValueError, IndexError) as exc:
-            raise SiteError(f"probe.php did not answer: {exc}") from exc
+            raise SiteError(f"probe.php did not answer: {answer.strip()[-300:]}") from exc
 
     def _jobs_off(self) -> None:
         known = self.home.settings({self.tenant.database: {"cron_enabled": ""}})[self.tenant.database]

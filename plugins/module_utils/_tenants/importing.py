@@ -313,6 +313,13 @@ def _take_over(server: database.Server, name: str, target: str, found: Findings)
         server.query(f"RENAME TABLE `{name}`.`{table}` TO `{target}`.`{PREFIX}{table[len(found.prefix):]}`")
     # Everybody logs in again: sessions are kept elsewhere here.
     server.query(f"DELETE FROM `{target}`.{PREFIX}sessions")
+    # Tasks that ran when the dump was made don't run here: whoever waits for them would wait for ever.
+    for table in ("task_scheduled", "task_adhoc"):
+        if f"{found.prefix}{table}" in found.tables and server.query(
+            "SELECT 1 FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s AND COLUMN_NAME = 'timestarted'",
+            (target, f"{PREFIX}{table}"),
+        ):
+            server.query(f"UPDATE `{target}`.{PREFIX}{table} SET timestarted = NULL, hostname = NULL, pid = NULL")
 
 
 def _place_data(applier: Applier, tenant: Tenant) -> None:

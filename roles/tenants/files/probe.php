@@ -1,7 +1,8 @@
 <?php
 // Says what is wrong with a site, before and after an upgrade. Written by Ansible; changes made here are lost.
 //
-// What to do comes as JSON on standard input: root, and purge (drop all caches first). The last line of output is a JSON object of lists:
+// What to do comes as JSON on standard input: root, and purge (drop all caches first). The last line of output that begins with a brace is a
+// JSON object of lists:
 //   checks       the checks of status that Moodle itself takes for an error, as admin/cli/checks.php counts them
 //   environment  what Moodle's list of requirements misses
 //   page         why the site's frame could not be rendered
@@ -44,8 +45,9 @@ require $moodlefleetcall['root'] . '/config.php';
 
     try {
         $frame = moodle_fleet_frame();
-        if (stripos($frame, '</html>') === false) {
-            $found['page'][] = 'the frame of the site has no end';
+        // Its very end is printed when the script ends.
+        if (stripos($frame, '</title>') === false || stripos($frame, '<body') === false) {
+            $found['page'][] = 'the frame of the site is no page';
         }
     } catch (Throwable $problem) {
         $found['page'][] = get_class($problem) . ': ' . $problem->getMessage();
