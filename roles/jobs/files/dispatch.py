@@ -258,7 +258,7 @@ class Dispatcher:
         if role != self.role:
             self.role = role
             why = f", the database can't be asked: {self.lease.problem}" if self.lease.problem else ""
-            holder = f", {self.lease.holder} is active" if role == "standby" and self.lease.holder else ""
+            holder = f", {self.lease.holder} is active" if role == "standby" and self.lease.holder not in ("", self.node) else ""
             self.journal.write(f"{role}{holder}{why}", priority=4 if why else 5)
 
     def _fenced(self, code: int, text: str) -> None:
