@@ -101,6 +101,11 @@ function moodle_fleet_own(array $own): void {
         }
     }
 
+    // Each web node builds its own themes; those of a jobs node would be used by nobody and cost ten seconds a copy.
+    if ($DB->get_manager()->table_exists('task_adhoc')) {
+        $DB->delete_records('task_adhoc', ['classname' => '\\core\\task\\build_installed_themes_task']);
+    }
+
     // What links the copy to accounts and services of the original.
     foreach (['registration_hubs', 'external_tokens', 'user_private_key', 'sessions'] as $table) {
         if ($DB->get_manager()->table_exists($table)) {
