@@ -61,6 +61,46 @@ options:
     description: The fleet's secret, at least 32 characters, from which all passwords are derived.
     type: str
     required: true
+  code:
+    description: Folder of the release, or the link to it, that installs the sites.
+    type: path
+    default: /srv/moodle/current
+  shared_root:
+    description: Where the shared file system is mounted.
+    type: path
+    default: /srv/moodledata
+  owner:
+    description: The user that PHP runs as; it owns the tenants' folders.
+    type: str
+    default: www-data
+  cli:
+    description: The script that runs Moodle's scripts, as installed by the role P(elearning.moodle_fleet.tenants#role).
+    type: path
+    default: /usr/lib/moodle-fleet/cli.php
+  php:
+    description:
+      - PHP's command line program and its options. The default compiles Moodle's code to a folder of its own, which
+        halves the time an installation takes.
+    type: list
+    elements: str
+    default:
+      - php
+      - -d
+      - max_input_vars=5000
+      - -d
+      - opcache.enable_cli=1
+      - -d
+      - opcache.file_cache=/var/cache/moodle-fleet/opcache-cli
+      - -d
+      - opcache.file_cache_only=1
+  public_port:
+    description: The port visitors use; it is part of each site's address unless it is V(443).
+    type: int
+    default: 443
+"""
+
+    CACHE = r"""
+options:
   cache:
     description: The Redis server, or the two of them, for sessions and for Moodle's caches. Users are made on both.
     type: dict
@@ -98,42 +138,6 @@ options:
             ElastiCache does. It is asked whether it answers, and keys of tenants that are made anew or removed are taken away.
         type: bool
         default: false
-  code:
-    description: Folder of the release, or the link to it, that installs the sites.
-    type: path
-    default: /srv/moodle/current
-  shared_root:
-    description: Where the shared file system is mounted.
-    type: path
-    default: /srv/moodledata
-  owner:
-    description: The user that PHP runs as; it owns the tenants' folders.
-    type: str
-    default: www-data
-  cli:
-    description: The script that runs Moodle's scripts, as installed by the role P(elearning.moodle_fleet.tenants#role).
-    type: path
-    default: /usr/lib/moodle-fleet/cli.php
-  php:
-    description:
-      - PHP's command line program and its options. The default compiles Moodle's code to a folder of its own, which
-        halves the time an installation takes.
-    type: list
-    elements: str
-    default:
-      - php
-      - -d
-      - max_input_vars=5000
-      - -d
-      - opcache.enable_cli=1
-      - -d
-      - opcache.file_cache=/var/cache/moodle-fleet/opcache-cli
-      - -d
-      - opcache.file_cache_only=1
-  public_port:
-    description: The port visitors use; it is part of each site's address unless it is V(443).
-    type: int
-    default: 443
 """
 
     BACKUP = r"""

@@ -12,52 +12,17 @@ author: Moodle Fleet contributors (!UNKNOWN)
 description:
   - Makes a database user C(fleet_reader) on each server, which may read a few columns of quizzes, assignments, enrolments,
     attempts and submissions of the installed tenants, and nothing else; and a Redis user of that name, which may ask for C(INFO).
+  - Where all tenants share one Redis user, nobody can make others; its figures are then not read.
   - Takes away what the user may read of tenants that are gone.
   - Returns what C(moodle-fleet events) and C(moodle-fleet capacity) need to find databases and caches.
 extends_documentation_fragment:
   - elearning.moodle_fleet.tenants
+  - elearning.moodle_fleet.tenants.cache
 options:
   password:
     description: The password of C(fleet_reader).
     type: str
     required: true
-  cache:
-    description:
-      - How to reach Redis, as in M(elearning.moodle_fleet.tenants).
-      - With C(shared_user) nobody can make users there; its figures are then not read.
-    type: dict
-    required: true
-    suboptions:
-      host:
-        description: Host name or address.
-        type: str
-        required: true
-      port:
-        description: Port.
-        type: int
-        default: 6379
-      muc_host:
-        description: Host of the instance that holds the caches; the same as O(cache.host) by default.
-        type: str
-      muc_port:
-        description: Its port; the same as O(cache.port) by default.
-        type: int
-      user:
-        description: An administrator.
-        type: str
-        default: default
-      password:
-        description: The administrator's password.
-        type: str
-        default: ''
-      tls:
-        description: Whether Redis is reached by TLS.
-        type: bool
-        default: false
-      shared_user:
-        description: Whether all tenants share one user.
-        type: bool
-        default: false
 attributes:
   check_mode:
     description: Can run in check mode and return what would change.

@@ -19,6 +19,7 @@ description:
 extends_documentation_fragment:
   - elearning.moodle_fleet.tenants
   - elearning.moodle_fleet.tenants.site
+  - elearning.moodle_fleet.tenants.cache
 options:
   name:
     description: The tenant, one of O(tenants).

@@ -18,6 +18,7 @@ description:
 extends_documentation_fragment:
   - elearning.moodle_fleet.tenants
   - elearning.moodle_fleet.tenants.site
+  - elearning.moodle_fleet.tenants.cache
   - elearning.moodle_fleet.tenants.backup
 options:
   name:
