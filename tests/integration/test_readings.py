@@ -20,7 +20,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings i
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.events import Event
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import database, resp
 
-from .test_managed_services import free_port, wait_for
+from .managed import free_port, wait_for
 
 PASSWORD = "reader-password-0123456789"
 NOW = 1_800_000_000
