@@ -151,7 +151,7 @@ def test_it_grows_and_shrinks_under_load(world: World, fleet: LocalFleet) -> Non
     assert not re.search(rf"^(ok|changed): \[{new}\]", done.stdout, re.M), "the new node was logged into"
     (gone,) = {*before, new} - set(fleet.addresses("web"))
     assert soon(lambda: world.life.alive() == {node.id for node in fleet.cloud.nodes()})
-    lines = world.run(next(iter(fleet.addresses("logs"))), "cat", f"/var/log/moodle-fleet/{gone}/nginx.log")
+    lines = world.run(next(iter(fleet.addresses("logs"))), "cat", f"/var/log/moodle-fleet/{gone}/nginx-access.log")
     assert seen.lines[gone] and [mark for mark in seen.lines[gone] if lines.count(mark) != 1] == []
 
 
