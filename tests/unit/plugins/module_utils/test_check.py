@@ -53,6 +53,17 @@ def test_everything_is_written_before_anything_is_done(world: World) -> None:
     assert "[done in 1.5 s]" in text
 
 
+def test_what_another_plan_is_about_to_drain_is_drained(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(POLICY, Ledger(MEMORY), size=3, load=0.5)
+    for _count in range(12):
+        world.pass_time(15)
+        [*steps] = check(POLICY, world.ledger, world.sources).plan.steps
+    (chosen,) = (step.node for step in steps if step.action == "drain")
+    other = next(f"first-{number}" for number in range(3) if f"first-{number}" != chosen)
+    monkeypatch.setattr(world.ledger, "leaving", lambda since: {other: world.sources.clock() - 5})
+    assert [step.node for step in check(POLICY, world.ledger, world.sources).plan.steps] == [other]
+
+
 def test_a_failed_run_is_recorded_as_such(world: World) -> None:
     world.load = 14.0
     world.pass_time(15)

@@ -189,6 +189,7 @@ def test_many_sick_nodes_stop_scaling_in() -> None:
     assert "many_sick" in codes(decided(4, 0, sick=4))
     assert decided(4, 0, sick=3).desired == 3  # 43 %, and only three
     assert decided(6, 0, sick=4).desired == 5  # four, but 40 %
+    assert decided(3, 0, sick=3).desired == 2  # half of them, but only three
     assert decided(4, 100, sick=4).desired == 8  # growing is still allowed
 
 

@@ -112,6 +112,13 @@ def test_a_launch_whose_answer_was_lost_is_asked_for_again_by_its_own_token() ->
     assert steps(result)[1] == ("join", "x")
 
 
+def test_a_launch_that_was_asked_for_again_may_have_nodes_that_do_not_show_yet() -> None:
+    intent = Intent("t0", 1, NOW - 1000, seen=1, asked=NOW - 5)
+    assert not planned(3, *serving(2), intents=[intent], settle=60)
+    settled = dataclasses.replace(intent, asked=NOW - 100)
+    assert [step.token for step in planned(3, *serving(2), intents=[settled], settle=60).steps] == ["t1"]
+
+
 def test_a_launch_nobody_wants_any_more_is_not_repeated() -> None:
     assert not planned(2, *serving(2), intents=[Intent("t0", 1, NOW - 20)])
 
@@ -206,6 +213,9 @@ def test_victims() -> None:
     assert steps(ready) == [("join", "z")]
     older = [*nodes[:3], node("n3", release="r0", launched=NOW - 9000)]
     assert victim(older, members) == [("drain", "n3")]
+    # The release's age counts, not the node's.
+    held = node("n2", release="r0", launched=NOW - 9000, tags={"protected": "yes"})
+    assert victim([*nodes[:2], held, node("n3", release="r0", launched=NOW - 10)], members) == [("drain", "n3")]
     newer = [*nodes[:3], node("n3", release="r0", launched=NOW - 10)]
     assert victim(newer, members) == [("drain", "n0")]
     zones = [node("n0", zone="b"), *nodes[1:]]
