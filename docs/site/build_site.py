@@ -1,6 +1,6 @@
 # Copyright: Moodle Fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Builds the documentation site: python docs/site/build.py OUT. Any warning is an error, a link that leads nowhere too.
+"""Builds the documentation site: python docs/site/build_site.py OUT. Any warning is an error, a link that leads nowhere too.
 
 The pages are those of the repository, as they are, and the reference, which is made from the sources. Both are laid out in a folder
 as in the repository, so that their links hold; a link to a source leads to its page of the reference, or to a copy of the file.
@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import reference
+import reference_pages as reference
 from sphinx.cmd.build import build_main
 
 SITE = Path(__file__).parent
@@ -39,7 +39,7 @@ def section(text: str, title: str) -> str:
     """
     found = re.search(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     if found is None:
-        raise ValueError(f"README.md has no section '{title}', which docs/site/build.py makes a page of")
+        raise ValueError(f"README.md has no section '{title}', which docs/site/build_site.py makes a page of")
     return found[0]
 
 
@@ -97,15 +97,20 @@ def stage_pages(stage: Path) -> None:
         put(f"reference/{title.lower()}.md", reference.overview(title, pages))
 
 
+def render(stage: Path, out: Path) -> int:
+    """Let Sphinx make pages of what was laid out; returns 0, or another number after saying what is wrong."""
+    strict = ["-q", "--fail-on-warning", "--nitpicky", "--fresh-env"]
+    return build_main([*strict, "--builder", "html", "--conf-dir", str(SITE), "--doctree-dir", str(stage / ".doctrees"), str(stage), str(out)])
+
+
 def build(out: Path) -> int:
-    """Write the site to ``out``; returns 0, or another number after saying what is wrong."""
+    """Write the site to ``out``; returns what `render` does."""
     with tempfile.TemporaryDirectory(prefix="moodle-fleet-docs-") as folder:
-        stage = Path(folder)
-        stage_pages(stage)
-        return build_main(["-q", "-W", "--keep-going", "-n", "-E", "-j", "2", "-b", "html", "-c", str(SITE), "-d", str(stage / ".doctrees"), folder, str(out)])
+        stage_pages(Path(folder))
+        return render(Path(folder), out)
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python docs/site/build.py OUT")
+        sys.exit("usage: python docs/site/build_site.py OUT")
     sys.exit(build(Path(sys.argv[1])))
