@@ -15,8 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import reference_pages as reference
 from sphinx.cmd.build import build_main
+
+import reference_pages as reference
 
 SITE = Path(__file__).parent
 ROOT = SITE.parents[1]

@@ -171,7 +171,9 @@ class _Links(LinkProvider):
 
 def prose(text: str | Sequence[str] | None) -> str:
     """Ansible's own markup as one line of Markdown."""
-    return to_md(parse(text or "", Context()), link_provider=_Links(), par_sep=" ").strip()
+    shown = to_md(parse(text or "", Context()), link_provider=_Links(), par_sep=" ").strip()
+    # Escapes are for text; in an address they would be in the way of whoever rewrites it.
+    return re.sub(r"(?<=\]\()[^)\s]+", lambda target: target[0].replace("\\", ""), shown)
 
 
 def _as_yaml(value: Any) -> str:
