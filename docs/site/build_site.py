@@ -69,7 +69,9 @@ def stage_pages(stage: Path) -> None:
         (stage / name).write_text(links(text, origin or name, name, stage), encoding="utf-8")
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    put("index.md", (SITE / "index.md").read_text(encoding="utf-8"))
+    menu = (SITE / "index.md").read_text(encoding="utf-8")
+    others = sorted(f"docs/{page.stem}" for page in (ROOT / "docs").glob("*.md") if f"docs/{page.stem}\n" not in menu)
+    put("index.md", menu.replace("{others}\n", "".join(f"{page}\n" for page in others)))
     for name, (title, sections) in CUT.items():
         parts = [section(readme, one) for one in sections]
         if len(parts) == 1:
