@@ -136,7 +136,7 @@ def test_ansibles_markup_becomes_markdown() -> None:
     rows = list(reference.option_rows({"a": {"type": "dict", "description": "One.", "suboptions": {
         "b": {"type": "int", "default": 0, "description": ["Two.", "Three."], "choices": [0, 1]}}}}))
     assert [row[:3] for row in rows] == [["`a`", "dict", ""], ["`a.b`", "int", "`0`"]]
-    assert rows[1][3] == "Two. Three. One of `0`, `1`."
+    assert rows[1][3] == r"Two\. Three\. One of `0`, `1`."
 
 
 def test_a_bar_in_a_table_is_no_column() -> None:
