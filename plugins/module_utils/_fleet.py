@@ -123,14 +123,15 @@ def _network_problem(value: str) -> str | None:
     return None
 
 
-_COUNT = Field(int, default=1, minimum=0, maximum=9)
+_COUNT = Field(int, default=1, minimum=0, maximum=9, help="nodes of this role")
 _SHAPE = {
-    "cpus": Field(float, minimum=0.05),
-    "memory_mb": Field(int, minimum=64),
-    "publish": Field(list, default=[], items=Field(str)),
+    "cpus": Field(float, minimum=0.05, help="CPUs of a node, where the cloud can limit them (podman)"),
+    "memory_mb": Field(int, minimum=64, help="memory of a node, where the cloud can limit it (podman)"),
+    "publish": Field(list, default=[], items=Field(str),
+                     help="ports of the first node that the machine itself offers, such as `127.0.0.1:8443:443` (podman)"),
 }
-_ENDPOINT = Field(str, check=_endpoint_problem)
-_OFF = Field(bool, default=False)
+_ENDPOINT = Field(str, check=_endpoint_problem, help="host:port of a service that is managed elsewhere: then there is no node of this role")
+_TLS = Field(bool, default=False, help="reach it by TLS")
 
 
 def _service(**more: Field) -> Field:
@@ -140,18 +141,22 @@ def _service(**more: Field) -> Field:
 SERVICES = {
     "balancer": Field(dict, fields={"count": _COUNT, **_SHAPE}),
     "web": Field(dict, fields=_SHAPE),
-    "database": _service(tls=_OFF),
-    # A managed cache may know one user alone: then all tenants share it, and their prefixes alone keep them apart.
-    "cache": _service(muc_endpoint=_ENDPOINT, tls=_OFF, shared_user=_OFF),
+    "database": _service(tls=_TLS),
+    "cache": _service(
+        muc_endpoint=Field(str, check=_endpoint_problem, help="host:port of the caches, where `endpoint` has the sessions"),
+        tls=_TLS,
+        shared_user=Field(bool, default=False, help="a managed cache may know one user alone: then all tenants share it, and their "
+                                                    "prefixes alone keep them apart"),
+    ),
     "jobs": Field(dict, fields={"count": _COUNT, **_SHAPE}),
     "logs": _service(),
-    # Optional: none unless it is asked for.
-    "monitoring": Field(dict, fields={"count": Field(int, default=0, minimum=0, maximum=1), **_SHAPE}),
-    # Shared files: by default the cloud driver's own shared volume; else a mount on every web and jobs node.
-    "files": Field(dict, fields={
-        "src": Field(str, required=True),
-        "fstype": Field(str, default="nfs4"),
-        "opts": Field(str, default="vers=4.1,hard,timeo=600,retrans=2,noresvport"),
+    "monitoring": Field(dict, help="none unless it is asked for", fields={
+        "count": Field(int, default=0, minimum=0, maximum=1, help="nodes of this role"), **_SHAPE,
+    }),
+    "files": Field(dict, help="shared files as a mount on every web and jobs node; without it the cloud driver's own shared volume", fields={
+        "src": Field(str, required=True, help="what is mounted, such as `files.example.org:/moodledata`"),
+        "fstype": Field(str, default="nfs4", help="kind of the file system"),
+        "opts": Field(str, default="vers=4.1,hard,timeo=600,retrans=2,noresvport", help="options of the mount"),
     }),
 }
 
@@ -177,54 +182,63 @@ def _mail_problem(value: Mapping[str, Any]) -> str | None:
     return "a password needs tls: starttls or tls: tls" if value["tls"] == "none" else _one_way(value, "password")
 
 
-_HOOK = Field(dict, fields={"url_env": Field(str), "url_file": Field(str)}, check=_hook_problem)
+def _hook(text: str) -> Field:
+    return Field(dict, check=_hook_problem, help=text, fields={
+        "url_env": Field(str, help="environment variable that holds the address"),
+        "url_file": Field(str, help="file that holds the address, instead"),
+    })
+
+
 _ADDRESS = Field(str, pattern="[^@ <>,\r\n]+@[^@ <>,\r\n]+")
 
 
-def _minutes(default: float) -> Field:
-    return Field(float, default=default, minimum=0, maximum=10080)
+def _minutes(default: float, text: str) -> Field:
+    return Field(float, default=default, minimum=0, maximum=10080, help=text)
 
 
 _NOTIFICATIONS = {
-    "on": Field(list, default=list(ALERTS), items=Field(str, choices=ALERTS)),
-    "repeat_hours": Field(float, default=4.0, minimum=0.1, maximum=168),
-    "maximum_minutes": _minutes(5.0),
-    "paused_minutes": _minutes(120.0),
-    "brakes_minutes": _minutes(10.0),
-    "failing_minutes": _minutes(5.0),
-    # Anything that takes a POST of JSON; Slack's, Mattermost's and the like.
-    "webhook": _HOOK,
-    "chat": _HOOK,
-    "mail": Field(dict, fields={
-        "server": Field(str, required=True, check=_endpoint_problem),
-        "from": Field(str, required=True, pattern=_ADDRESS.pattern),
-        "to": Field(list, required=True, items=_ADDRESS),
-        "tls": Field(str, default="starttls", choices=("starttls", "tls", "none")),
-        "user": Field(str), "password_env": Field(str), "password_file": Field(str),
-    }, check=_mail_problem),
+    "on": Field(list, default=list(ALERTS), items=Field(str, choices=ALERTS), help="what is told"),
+    "repeat_hours": Field(float, default=4.0, minimum=0.1, maximum=168, help="hours after which what lasts is told again"),
+    "maximum_minutes": _minutes(5.0, "how long a fleet is at its maximum until that is told"),
+    "paused_minutes": _minutes(120.0, "how old a pause is until it is told"),
+    "brakes_minutes": _minutes(10.0, "how long a brake holds the fleet until that is told"),
+    "failing_minutes": _minutes(5.0, "how long checks fail, hang or are not made until that is told"),
+    "webhook": _hook("anything that takes a POST of JSON"),
+    "chat": _hook("Slack's, Mattermost's and the like"),
+    "mail": Field(dict, check=_mail_problem, help="messages by mail", fields={
+        "server": Field(str, required=True, check=_endpoint_problem, help="host:port of the mail server"),
+        "from": Field(str, required=True, pattern=_ADDRESS.pattern, help="sender's address"),
+        "to": Field(list, required=True, items=_ADDRESS, help="receivers' addresses"),
+        "tls": Field(str, default="starttls", choices=("starttls", "tls", "none"), help="how the connection is encrypted"),
+        "user": Field(str, help="name to log in with"),
+        "password_env": Field(str, help="environment variable that holds the password"),
+        "password_file": Field(str, help="file that holds the password, instead"),
+    }),
 }
 
-_TOP = {
-    "plugin": Field(str, required=True, choices=(PLUGIN,)),
-    "fleet": Field(str, required=True, pattern="[a-z][a-z0-9-]{0,19}"),
-    "state_dir": Field(str),
-    "cloud": Field(dict, required=True),
-    "balancer": Field(dict, default={"driver": "haproxy"}),
-    "services": Field(dict, default={}, fields=SERVICES),
-    "scaling": Field(dict, default={}),
-    # What is known ahead: from the tenants' databases, and from the operator's calendar.
-    "events": Field(dict, fields={
-        "tenants": Field(bool, default=True),
-        "calendar": Field(str, check=_calendar_problem),
+TOP = {
+    "plugin": Field(str, required=True, choices=(PLUGIN,), help="makes the file an inventory source"),
+    "fleet": Field(str, required=True, pattern="[a-z][a-z0-9-]{0,19}", help="name of the fleet, and the beginning of its nodes' names"),
+    "state_dir": Field(str, help="the controller's folder of this fleet (keys, host keys, ledger), relative to the file; "
+                                 "default: `~/.local/state/moodle-fleet/FLEET`"),
+    "cloud": Field(dict, required=True, help="where nodes come from"),
+    "balancer": Field(dict, default={"driver": "haproxy"}, help="what spreads the requests"),
+    "services": Field(dict, default={}, fields=SERVICES, help="the tiers, and how many nodes of each"),
+    "scaling": Field(dict, default={}, help="how many web nodes there are"),
+    "events": Field(dict, help="what is known ahead; without this section, nothing", fields={
+        "tenants": Field(bool, default=True, help="quizzes and assignments of all tenants, from their databases"),
+        "calendar": Field(str, check=_calendar_problem, help="the operator's iCalendar file, relative to this file, or its address"),
     }),
-    # What a web node costs, for the report.
-    "costs": Field(dict, default={}, fields={
-        "node_hour": Field(float, default=0.0, minimum=0),
-        "currency": Field(str, default="", pattern="[A-Za-z€$£¥ .]{0,12}"),
+    "costs": Field(dict, default={}, help="what a web node costs, for the report", fields={
+        "node_hour": Field(float, default=0.0, minimum=0, help="price of a node for an hour"),
+        "currency": Field(str, default="", pattern="[A-Za-z€$£¥ .]{0,12}", help="what stands beside the price"),
     }),
-    "metrics": Field(dict, default={}, fields={"textfile": Field(str, pattern="/.+[.]prom")}),
-    "notifications": Field(dict, default={}, fields=_NOTIFICATIONS),
-    "management_networks": Field(list, default=[], items=Field(str, check=_network_problem)),
+    "metrics": Field(dict, default={}, help="the fleet's numbers for Prometheus", fields={
+        "textfile": Field(str, pattern="/.+[.]prom", help="file that each check writes, for node_exporter's collector"),
+    }),
+    "notifications": Field(dict, default={}, fields=_NOTIFICATIONS, help="who is told of what"),
+    "management_networks": Field(list, default=[], items=Field(str, check=_network_problem),
+                                 help="networks that may read HAProxy's counters"),
     # Ansible's own inventory options pass through.
     "cache": Field(bool), "cache_plugin": Field(str), "cache_timeout": Field(int), "cache_connection": Field(str),
     "cache_prefix": Field(str), "compose": Field(dict), "groups": Field(dict), "keyed_groups": Field(list),
@@ -269,7 +283,7 @@ def validate(values: Any, path: str | os.PathLike[str]) -> Fleet:
     if not isinstance(values, Mapping):
         raise FleetFileError(path, f"must hold a mapping that starts with 'plugin: {PLUGIN}'")
     problems: list[Problem] = []
-    top = apply_fields("", values, _TOP, problems)
+    top = apply_fields("", values, TOP, problems)
     if isinstance(top.get("cloud"), Mapping):
         top["cloud"] = _driver_section("cloud", top["cloud"], CLOUDS, problems)
     if isinstance(top.get("balancer"), Mapping):

@@ -33,7 +33,8 @@ class Field:
     """What one key may hold.
 
     ``kind`` is ``str``, ``int``, ``float`` (an int will do), ``bool``, ``list`` (of ``items``) or ``dict`` (of
-    ``fields``; with ``fields`` None, of anything). ``check`` returns a remedy for a bad value, else None.
+    ``fields``; with ``fields`` None, of anything). ``check`` returns a remedy for a bad value, else None. ``help`` says what
+    the key means, for the documentation.
     """
 
     kind: type
@@ -46,6 +47,7 @@ class Field:
     items: Field | None = None
     fields: Mapping[str, Field] | None = None
     check: Callable[[Any], str | None] | None = field(default=None, compare=False)
+    help: str = field(default="", compare=False)
 
 
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "a mapping"}

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 _ARN = r"arn:aws[a-z-]*:elasticloadbalancing:[a-z0-9-]+:\d{12}:"
 SETTINGS = {
-    "target_group": Field(str, required=True, pattern=_ARN + r"targetgroup/[\w-]+/[0-9a-f]+"),
-    "load_balancer": Field(str, required=True, pattern=_ARN + r"loadbalancer/app/[\w-]+/[0-9a-f]+"),
-    # Networks of the balancer's own subnets: nodes believe X-Forwarded-For from there alone.
-    "networks": Field(list, default=[], items=Field(str, pattern=r"[0-9a-fA-F.:]+/\d+")),
-    # The newest minute is left to CloudWatch for so many seconds to become complete.
-    "metric_delay": Field(float, default=60.0, minimum=0.0, maximum=600.0),
+    "target_group": Field(str, required=True, pattern=_ARN + r"targetgroup/[\w-]+/[0-9a-f]+",
+                          help="ARN of the target group; its targets are of type `instance`"),
+    "load_balancer": Field(str, required=True, pattern=_ARN + r"loadbalancer/app/[\w-]+/[0-9a-f]+", help="ARN of the load balancer"),
+    "networks": Field(list, default=[], items=Field(str, pattern=r"[0-9a-fA-F.:]+/\d+"),
+                      help="of the balancer's own subnets: nodes believe X-Forwarded-For from there alone"),
+    "metric_delay": Field(float, default=60.0, minimum=0.0, maximum=600.0, help="seconds that CloudWatch gets to complete a minute"),
 }
 
 # AWS's state of a target in the fleet's words. `unavailable`: health checks are switched off.

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 # Keys of the fleet file's section `balancer`.
 SETTINGS = {
-    "backend": Field(str, default="web", pattern="[A-Za-z0-9_.-]{1,64}"),
-    "stats_port": Field(int, default=8404, minimum=1, maximum=65535),
-    "timeout": Field(float, default=2.0, minimum=0.1, maximum=60),
+    "backend": Field(str, default="web", pattern="[A-Za-z0-9_.-]{1,64}", help="the backend whose members are web nodes"),
+    "stats_port": Field(int, default=8404, minimum=1, maximum=65535, help="port of HAProxy's counters"),
+    "timeout": Field(float, default=2.0, minimum=0.1, maximum=60, help="seconds that a balancer may take to answer"),
 }
 
 _STARTED = re.compile(r"^haproxy_process_start_time_seconds ([0-9.eE+]+)", re.MULTILINE)

@@ -88,20 +88,24 @@ def _network_problem(value: str) -> str | None:
 
 _TYPE = r"[a-z0-9-]+\.[a-z0-9-]+"
 SETTINGS = {
-    "region": Field(str, default="", pattern="([a-z]{2}(-[a-z]+)+-[0-9])?"),
-    "network": Field(str, required=True, check=_network_problem),
-    "zones": Field(dict, required=True, check=_zones_problem),
-    "base_image": Field(str, required=True, pattern="ami-[0-9a-z]+"),
-    "instance_types": Field(list, default=["m7i.large", "m6i.large", "m6a.large"], items=Field(str, pattern=_TYPE)),
-    "role_instance_types": Field(dict, default={}, check=_types_problem),
-    "security_groups": Field(dict, default={}, check=_groups_problem),
-    "instance_profile": Field(str, default="", pattern=r"[\w+=,.@-]{0,128}"),
-    "volume_gb": Field(int, default=20, minimum=8, maximum=16384),
-    "kms_key": Field(str, default=""),
-    "root_device": Field(str, default="/dev/xvda", pattern="/dev/[a-z0-9]+"),
-    "spot_share": Field(float, default=0.0, minimum=0.0, maximum=1.0),
-    "events_queue": Field(str, default="", pattern=r"(arn:aws[a-z-]*:sqs:[a-z0-9-]+:\d{12}:[\w-]{1,80})?"),
-    "on_demand_base": Field(int, default=2, minimum=0, maximum=10000),
+    "region": Field(str, default="", pattern="([a-z]{2}(-[a-z]+)+-[0-9])?", help="the region; boto3's own where it is left out"),
+    "network": Field(str, required=True, check=_network_problem, help="the VPC's network: who may reach database, cache and logs"),
+    "zones": Field(dict, required=True, check=_zones_problem, help="each zone with its subnet; nodes are spread over them"),
+    "base_image": Field(str, required=True, pattern="ami-[0-9a-z]+",
+                        help="a Debian image with cloud-init: what a node starts from until an image was baked"),
+    "instance_types": Field(list, default=["m7i.large", "m6i.large", "m6a.large"], items=Field(str, pattern=_TYPE),
+                            help="kinds of instances, in order: the next is taken where one lacks"),
+    "role_instance_types": Field(dict, default={}, check=_types_problem, help="the same for single roles: `{database: [r7i.large]}`"),
+    "security_groups": Field(dict, default={}, check=_groups_problem,
+                             help="ids for `all` and for single roles; a builder has those of `web`"),
+    "instance_profile": Field(str, default="", pattern=r"[\w+=,.@-]{0,128}", help="instance profile of every node"),
+    "volume_gb": Field(int, default=20, minimum=8, maximum=16384, help="size of the root volume, which is always encrypted"),
+    "kms_key": Field(str, default="", help="key of the root volume's encryption; EBS's own where it is left out"),
+    "root_device": Field(str, default="/dev/xvda", pattern="/dev/[a-z0-9]+", help="name that the base image gives its root volume"),
+    "spot_share": Field(float, default=0.0, minimum=0.0, maximum=1.0, help="share of the web nodes above `on_demand_base` that are spot"),
+    "events_queue": Field(str, default="", pattern=r"(arn:aws[a-z-]*:sqs:[a-z0-9-]+:\d{12}:[\w-]{1,80})?",
+                          help="ARN of the queue to which EventBridge brings recommendations to replace spot nodes"),
+    "on_demand_base": Field(int, default=2, minimum=0, maximum=10000, help="web nodes that are never spot"),
 }
 
 

@@ -51,9 +51,9 @@ def _subnet_problem(value: str) -> str | None:
 
 
 SETTINGS = {
-    "subnet": Field(str, default="10.89.77.0/24", check=_subnet_problem),
-    "zones": Field(list, default=["a"], items=Field(str, pattern="[a-z0-9-]{1,20}")),
-    "base_image": Field(str, default="localhost/moodle-fleet/base:bookworm"),
+    "subnet": Field(str, default="10.89.77.0/24", check=_subnet_problem, help="network of the containers, which podman makes"),
+    "zones": Field(list, default=["a"], items=Field(str, pattern="[a-z0-9-]{1,20}"), help="names over which nodes are spread"),
+    "base_image": Field(str, default="localhost/moodle-fleet/base:bookworm", help="a Debian with systemd and sshd, as `scripts/base-image` makes it"),
 }
 
 Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]

@@ -68,21 +68,29 @@ def _pool_problem(value: Sequence[Mapping[str, Any]]) -> str | None:
     return None if value else "name at least one machine"
 
 
-_COMMAND = Field(list, default=[], items=Field(str))
-_NETWORKS = Field(list, required=True, items=Field(str, check=_network_problem))
+def _command(text: str) -> Field:
+    return Field(list, default=[], items=Field(str), help=text)
+
+
+def _networks(text: str) -> Field:
+    return Field(list, required=True, items=Field(str, check=_network_problem), help=text)
+
+
 SETTINGS = {
-    "ssh_key": Field(str, required=True),
-    "networks": _NETWORKS,
-    "controller_networks": _NETWORKS,
-    "boot_seconds": Field(int, default=300, minimum=5, maximum=3600),
-    "pool": Field(list, required=True, check=_pool_problem, items=Field(dict, fields={
-        "name": Field(str, required=True, pattern=_NAME),
-        "address": Field(str, required=True, check=_address_problem),
-        "host_key": Field(str, required=True, pattern=r"(ssh-ed25519|ecdsa-sha2-\S+|ssh-rsa) [A-Za-z0-9+/=]+( .*)?"),
-        "roles": Field(list, default=["web"], items=Field(str, choices=ROLES)),
-        "zone": Field(str, default="a", pattern="[a-z0-9-]{1,20}"),
-        "power_on": _COMMAND,
-        "power_off": _COMMAND,
+    "ssh_key": Field(str, required=True,
+                     help="private key with which root logs in at every machine; a relative path starts at the fleet file"),
+    "networks": _networks("networks of the machines: who may reach database, cache and logs"),
+    "controller_networks": _networks("those from which the fleet is managed"),
+    "boot_seconds": Field(int, default=300, minimum=5, maximum=3600, help="seconds that a machine may take until it answers on ssh"),
+    "pool": Field(list, required=True, check=_pool_problem, help="the machines", items=Field(dict, fields={
+        "name": Field(str, required=True, pattern=_NAME, help="its own name"),
+        "address": Field(str, required=True, check=_address_problem, help="its address"),
+        "host_key": Field(str, required=True, pattern=r"(ssh-ed25519|ecdsa-sha2-\S+|ssh-rsa) [A-Za-z0-9+/=]+( .*)?",
+                          help="public half of its ssh host key: no machine is trusted at first sight"),
+        "roles": Field(list, default=["web"], items=Field(str, choices=ROLES), help="what it may become; every `web` may become a `builder`"),
+        "zone": Field(str, default="a", pattern="[a-z0-9-]{1,20}", help="rack, room or power line; nodes are spread over them"),
+        "power_on": _command("command that switches it on, as a list, never through a shell; without one it is always on"),
+        "power_off": _command("command that shuts it down softly"),
     })),
 }
 
