@@ -1,0 +1,182 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A fleet's objects in AWX, made by the real playbook and awx.awx over HTTP; then the trigger launches what was made."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ansible_collections.elearning.moodle_fleet.tests.integration.awx_server import ADMIN, AUDITOR, HIDDEN, AWXServer
+from ansible_collections.elearning.moodle_fleet.trigger.awx import AWX
+
+ROOT = Path(__file__).parents[2]
+PLAYBOOKS = {f"playbooks/{path.name}" for path in (ROOT / "playbooks").glob("*.yml")}
+KEY = "a-private-key-of-the-test"
+VARIABLES = {
+    "awx_fleet": "prod",
+    "awx_project_url": "https://git.example.org/moodle-fleet.git",
+    "awx_fleet_file": "inventories/aws/moodle_fleet.yml",
+    "awx_execution_environment": "registry.example.org/moodle-fleet-ee:1.0.0",
+    "awx_cloud": {"username": "an-id", "password": "a-cloud-password"},
+    "awx_ssh_key": KEY,
+    "awx_vault_password": "a-vault-password",
+    "awx_fleet_secret": "a-secret-of-the-fleet",
+    "awx_notifications": [
+        {"name": "operators", "type": "webhook", "configuration": {"url": "https://chat.example.org/hook", "http_method": "POST",
+                                                                    "disable_ssl_verification": False, "headers": {}}},
+    ],
+}
+
+
+@pytest.fixture(scope="module", name="server")
+def _server() -> Iterator[AWXServer]:
+    # Small pages, so that whoever reads the first page alone is found out.
+    server = AWXServer(PLAYBOOKS, page_size=2)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+Play = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module", name="play")
+def _play(server: AWXServer, tmp_path_factory: pytest.TempPathFactory) -> Play:
+    home = tmp_path_factory.mktemp("controller")
+
+    def play(*arguments: str, token: str = ADMIN, **more: Any) -> subprocess.CompletedProcess[str]:
+        file = home / "awx.yml"
+        file.write_text(yaml.safe_dump({**VARIABLES, **more}))
+        environment = {**os.environ, "CONTROLLER_HOST": server.url, "CONTROLLER_OAUTH_TOKEN": token, "HOME": str(home)}
+        command = ["ansible-playbook", "-i", "localhost,", str(ROOT / "playbooks" / "awx.yml"), "-e", f"@{file}", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+
+    return play
+
+
+@pytest.fixture(scope="module", name="made")
+def _made(server: AWXServer, play: Play) -> subprocess.CompletedProcess[str]:
+    """The first run, into an AWX that knows nothing of the fleet."""
+    done = play()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def call(server: AWXServer, method: str, path: str, body: Any = None, token: str = ADMIN) -> tuple[int, Any]:
+    """What somebody's own request is answered."""
+    request = urllib.request.Request(
+        f"{server.url}/api/v2/{path}", None if body is None else json.dumps(body).encode(), {"Authorization": f"Bearer {token}"}, method=method,
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, json.loads(answer.read() or b"null")
+    except urllib.error.HTTPError as exc:
+        return exc.code, json.loads(exc.read() or b"null")
+
+
+def trigger(server: AWXServer, template: str, token: str = ADMIN) -> Any:
+    """The plan of check 12, carried out as moodle-fleet does it."""
+    return AWX(server.url, token, template, sleep=lambda _seconds: None).run({"fleet_check_id": 12, "fleet_plan": [{"action": "launch"}]})
+
+
+def test_in_check_mode_nothing_is_written_to_an_empty_awx(server: AWXServer, play: Play) -> None:
+    done = play("--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not server.writes
+
+
+@pytest.mark.usefixtures("made")
+class TestWhatIsMade:
+    """In their order: the first run has made it all."""
+
+    def test_a_second_run_changes_nothing(self, server: AWXServer, play: Play) -> None:
+        server.writes.clear()
+        done = play()
+        assert done.returncode == 0 and re.search(r"changed=0 .*failed=0", done.stdout), done.stdout + done.stderr
+        assert not server.writes
+
+    def test_secrets_are_kept_and_never_shown(self, server: AWXServer, made: subprocess.CompletedProcess[str]) -> None:
+        inputs = {item["name"]: item["inputs"] for item in server.items["credentials"].values()}
+        assert inputs["prod: ssh"] == {"ssh_key_data": HIDDEN}
+        assert server.secrets[server.find("credentials", "prod: ssh")["id"]] == {"ssh_key_data": KEY}
+        assert KEY not in made.stdout and "a-vault-password" not in made.stdout
+
+    def test_the_templates_fit_their_playbooks(self, server: AWXServer) -> None:
+        templates = {item["name"].removeprefix("prod: "): item for item in server.items["job_templates"].values()}
+        assert set(templates) == {"scale", "size", "bake", "tenants", "release", "drain", "backup", "restore"}
+        for name, template in templates.items():
+            assert not template["allow_simultaneous"]
+            assert json.loads(template["extra_vars"])["moodle_fleet_file"] == "/runner/project/inventories/aws/moodle_fleet.yml"
+            assert server.linked("job_templates", template["id"], "credentials") == ["prod: cloud", "prod: ssh", "prod: vault", "prod: secret"]
+            assert server.linked("job_templates", template["id"], "notification_templates_error") == ["prod: operators"], name
+            # A variable that a survey asks for is one that the playbook knows.
+            for question in server.surveys.get(("job_templates", template["id"]), {}).get("spec", []):
+                known = (ROOT / template["playbook"]).read_text() + (ROOT / "roles/tenants/tasks/restore.yml").read_text()
+                assert question["variable"] in known
+
+    def test_the_workflow_asks_before_it_releases(self, server: AWXServer) -> None:
+        nodes = {item["identifier"]: item for item in server.items["workflow_job_template_nodes"].values()}
+        after = {name: server.linked("workflow_job_template_nodes", node["id"], "success_nodes") for name, node in nodes.items()}
+        assert after == {"backup": ["approve"], "approve": ["release"], "release": []}
+        approval = server.all("unified_job_templates")[nodes["approve"]["unified_job_template"]]
+        assert (approval["type"], approval["timeout"]) == ("workflow_approval_template", 86400)
+
+    def test_the_trigger_launches_the_template_with_its_plan(self, server: AWXServer) -> None:
+        result = trigger(server, "prod: scale")
+        assert result.status == "done", result
+        (job,) = server.items["jobs"].values()
+        sent = json.loads(job["extra_vars"])
+        assert (sent["fleet_check_id"], sent["fleet_plan"]) == (12, [{"action": "launch"}])
+        assert sent["moodle_fleet_file"].startswith("/runner/project/")
+
+    def test_a_template_that_asks_for_no_plan_is_not_launched_by_the_trigger(self, server: AWXServer) -> None:
+        before = len(server.items["jobs"])
+        assert "Prompt on launch" in trigger(server, "prod: size").message
+        assert len(server.items["jobs"]) == before
+
+    def test_who_may_only_read_can_neither_launch_nor_make(self, server: AWXServer, play: Play) -> None:
+        assert "may not execute" in trigger(server, "prod: scale", AUDITOR).message
+        done = play(token=AUDITOR, awx_fleet="other")
+        assert done.returncode != 0 and "permission" in done.stdout
+
+    def test_a_survey_lets_in_its_own_variables_alone(self, server: AWXServer) -> None:
+        path = f"job_templates/{server.find('job_templates', 'prod: size')['id']}/launch/"
+        assert call(server, "POST", path, {})[0] == 400
+        status, answer = call(server, "POST", path, {"extra_vars": {"fleet_desired": 5, "moodle_fleet_file": "/tmp/other"}})
+        assert (status, answer["ignored_fields"]) == (201, {"extra_vars": {"moodle_fleet_file": "/tmp/other"}})
+        sent = json.loads(server.items["jobs"][answer["job"]]["extra_vars"])
+        assert sent == {"fleet_desired": 5, "moodle_fleet_file": "/runner/project/inventories/aws/moodle_fleet.yml"}
+
+    def test_a_second_job_of_a_template_waits_and_what_is_in_use_stays(self, server: AWXServer) -> None:
+        path = f"job_templates/{server.find('job_templates', 'prod: scale')['id']}"
+        first, second = (call(server, "POST", f"{path}/launch/", {"extra_vars": {}})[1]["job"] for _ in range(2))
+        states = [call(server, "GET", f"jobs/{job}/")[1]["status"] for job in (second, first, second, first, second)]
+        assert states == ["pending", "running", "pending", "successful", "running"]
+        assert call(server, "DELETE", f"{path}/")[0] == 409
+        call(server, "POST", f"jobs/{second}/cancel/", {})
+        assert call(server, "GET", f"jobs/{second}/")[1]["status"] == "canceled"
+
+    def test_a_change_of_the_data_changes_that_object_alone(self, server: AWXServer, play: Play) -> None:
+        server.writes.clear()
+        done = play("--check", awx_check_minutes=0)
+        assert done.returncode == 0 and not server.writes
+        done = play(awx_check_minutes=0)
+        assert done.returncode == 0, done.stdout + done.stderr
+        schedule = server.find("schedules", "prod: check")
+        assert server.writes == [("PATCH", schedule["url"])] and not schedule["enabled"]
