@@ -1,6 +1,7 @@
 # Copyright: Moodle Fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A fleet's objects in AWX, made by the real playbook and awx.awx over HTTP; then the trigger launches what was made."""
+"""A fleet's objects in AWX, made by the real playbook and awx.awx over HTTP; then the trigger launches what was made. And a template's
+job in the folders that AWX prepares for ansible-runner."""
 
 from __future__ import annotations
 
@@ -53,11 +54,19 @@ def _server() -> Iterator[AWXServer]:
     server.server_close()
 
 
+@pytest.fixture(scope="module", name="collection")
+def _collection() -> None:
+    """The modules are somebody else's."""
+    found = subprocess.run(["ansible-doc", "--list", "awx.awx"], capture_output=True, text=True, check=False).stdout
+    if "awx.awx.job_template" not in found:
+        pytest.skip("the collection awx.awx is not installed: ansible-galaxy collection install awx.awx")
+
+
 Play = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module", name="play")
-def _play(server: AWXServer, tmp_path_factory: pytest.TempPathFactory) -> Play:
+def _play(server: AWXServer, collection: None, tmp_path_factory: pytest.TempPathFactory) -> Play:
     home = tmp_path_factory.mktemp("controller")
 
     def play(*arguments: str, token: str = ADMIN, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -174,9 +183,52 @@ class TestWhatIsMade:
 
     def test_a_change_of_the_data_changes_that_object_alone(self, server: AWXServer, play: Play) -> None:
         server.writes.clear()
-        done = play("--check", awx_check_minutes=0)
-        assert done.returncode == 0 and not server.writes
-        done = play(awx_check_minutes=0)
+        only = ("--start-at-task", "Schedules")
+        done = play("--check", *only, awx_check_minutes=0)
+        assert done.returncode == 0 and "changed=1" in done.stdout and not server.writes, done.stdout
+        done = play(*only, awx_check_minutes=0)
         assert done.returncode == 0, done.stdout + done.stderr
         schedule = server.find("schedules", "prod: check")
         assert server.writes == [("PATCH", schedule["url"])] and not schedule["enabled"]
+
+
+FLEET = """
+plugin: elearning.moodle_fleet.fleet
+fleet: awxjob
+state_dir: ../state
+cloud: {driver: podman, subnet: 10.89.97.0/24}
+scaling: {min_nodes: 2, max_nodes: 4, workers: 4}
+"""
+
+
+def test_the_scale_template_runs_as_awx_runs_it(tmp_path: Path) -> None:
+    """AWX imports the inventory beforehand and gives jobs a script that prints it: no fleet file, no group_vars beside it."""
+    source = tmp_path / "source"
+    (source / "group_vars" / "all").mkdir(parents=True)
+    (source / "moodle_fleet.yml").write_text(FLEET)
+    (source / "group_vars" / "all" / "main.yml").write_text(
+        "moodle_fleet_secret: a-secret-for-tests-alone-0123456789abcdef\nmoodle_source: \"{{ moodle_fleet_state_dir }}/none\"\n")
+    exported = subprocess.run(["ansible-inventory", "-i", str(source / "moodle_fleet.yml"), "--list", "--export"],
+                              capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    job = tmp_path / "job"
+    for folder in ("inventory", "env"):
+        (job / folder).mkdir(parents=True)
+    (job / "project").symlink_to(ROOT)
+    script = job / "inventory" / "hosts"
+    script.write_text(f"#!{sys.executable}\nprint({exported!r})\n")
+    script.chmod(0o700)
+    (job / "env" / "extravars").write_text(json.dumps({"moodle_fleet_file": str(source / "moodle_fleet.yml")}))
+    (job / "env" / "envvars").write_text(json.dumps({"ANSIBLE_INVENTORY_UNPARSED_FAILED": "True"}))
+    environment = {name: value for name, value in os.environ.items() if name != "ANSIBLE_CONFIG"}
+    done = subprocess.run(
+        [sys.executable, "-m", "ansible_runner", "run", str(job), "--playbook", "playbooks/scale.yml",
+         "--inventory", str(script), "--cmdline=--check", "--ident", "1"],
+        capture_output=True, text=True, env=environment, check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    # An empty fleet wants its minimum, and check mode has neither recorded nor launched anything.
+    events = [json.loads(path.read_text()) for path in (job / "artifacts" / "1" / "job_events").glob("*.json")]
+    (plan,) = [event["event_data"]["res"]["msg"]["plan"] for event in events
+               if event["event"] == "runner_on_ok" and event["event_data"]["task"] == "Show the plan"]
+    assert [(step["action"], step["count"]) for step in plan["steps"]] == [("launch", 2)]
+    assert not (tmp_path / "state" / "ledger.sqlite").exists()
