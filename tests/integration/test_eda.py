@@ -59,13 +59,11 @@ class Rulebook:
                      "alerts_host": "127.0.0.1", "alerts_port": self.port, "alerts_token": TOKEN}
         (home / "variables.yml").write_text(json.dumps(variables))
         environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "HOME": str(home)}
-        del environment["ANSIBLE_CONFIG"]
-        self.log = open(home / "log", "wb")
-        self.process = subprocess.Popen(
-            [f"{BIN}/ansible-rulebook", "--rulebook", "elearning.moodle_fleet.check", "--vars", str(home / "variables.yml"),
-             "--inventory", str(home / "hosts"), "--print-events"],
-            stdout=self.log, stderr=subprocess.STDOUT, env=environment, cwd=home, start_new_session=True,
-        )
+        environment.pop("ANSIBLE_CONFIG", None)
+        command = [f"{BIN}/ansible-rulebook", "--rulebook", "elearning.moodle_fleet.check", "--vars", str(home / "variables.yml"),
+                   "--inventory", str(home / "hosts"), "--print-events"]
+        with open(home / "log", "wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=home, start_new_session=True)
 
     def queue(self, waiting: int) -> None:
         (self.home / "waiting.new").write_text(str(waiting))
@@ -100,7 +98,6 @@ class Rulebook:
     def end(self) -> None:
         os.killpg(self.process.pid, signal.SIGTERM)
         self.process.wait(20)
-        self.log.close()
 
 
 @pytest.fixture(name="rulebook")
