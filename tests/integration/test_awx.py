@@ -232,3 +232,37 @@ def test_the_scale_template_runs_as_awx_runs_it(tmp_path: Path) -> None:
                if event["event"] == "runner_on_ok" and event["event_data"]["task"] == "Show the plan"]
     assert [(step["action"], step["count"]) for step in plan["steps"]] == [("launch", 2)]
     assert not (tmp_path / "state" / "ledger.sqlite").exists()
+
+
+def test_a_job_sees_the_nodes_that_were_made_meanwhile(tmp_path: Path) -> None:
+    """Its inventory is a copy, so playbooks/tasks/see_nodes.yml reads the fleet file."""
+    web = {"web": {"hosts": ["web-1"]}, "all": {"children": ["web"], "vars": {"ansible_connection": "local"}}}
+    node = {"fleet_node": {"name": "web-1", "tags": {}}}
+    changed = {"fleet_node": {"name": "web-1", "tags": {"lane": "next"}}}
+    inventories = {
+        "copy": {**web, "_meta": {"hostvars": {"web-1": node}}},
+        "fleet": {**web, "builder": {"hosts": ["builder-1"]},
+                  "_meta": {"hostvars": {"web-1": changed, "builder-1": {"fleet_node": {"name": "{{ 1 + 1 }}"}}}}},
+    }
+    for name, content in inventories.items():
+        (tmp_path / name).write_text(f"#!{sys.executable}\nprint({json.dumps(content)!r})\n")
+        (tmp_path / name).chmod(0o700)
+    (tmp_path / "play.yml").write_text(f"""
+- hosts: localhost
+  gather_facts: false
+  tasks:
+    - ansible.builtin.include_tasks: {ROOT}/playbooks/tasks/see_nodes.yml
+- hosts: builder
+  gather_facts: false
+  tasks:
+    - ansible.builtin.assert:
+        that:
+          - group_names == ['builder']
+          - groups.web == ['web-1']
+          - hostvars['web-1'].fleet_node.tags.lane == 'next'
+          # What comes from a cloud is never a template.
+          - fleet_node.name is search('1 [+] 1')
+""")
+    done = subprocess.run(["ansible-playbook", "-i", str(tmp_path / "copy"), "-e", f"moodle_fleet_file={tmp_path}/fleet", "play.yml"],
+                          capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0 and re.search(r"builder-1 +: ok=1", done.stdout), done.stdout + done.stderr
