@@ -201,36 +201,47 @@ scaling: {min_nodes: 2, max_nodes: 4, workers: 4}
 """
 
 
-def test_the_scale_template_runs_as_awx_runs_it(tmp_path: Path) -> None:
-    """AWX imports the inventory beforehand and gives jobs a script that prints it: no fleet file, no group_vars beside it."""
-    source = tmp_path / "source"
-    (source / "group_vars" / "all").mkdir(parents=True)
+def scale_job(home: Path, *options: str, **variables: Any) -> list[dict[str, Any]]:
+    """The events of the scale template's job. AWX imports the inventory beforehand and gives jobs a script that prints it: there is no
+    fleet file among the inventories, no group_vars beside it."""
+    source, job = home / "source", home / "job"
+    for folder in (source / "group_vars" / "all", job / "inventory", job / "env"):
+        folder.mkdir(parents=True)
     (source / "moodle_fleet.yml").write_text(FLEET)
-    (source / "group_vars" / "all" / "main.yml").write_text(
-        "moodle_fleet_secret: a-secret-for-tests-alone-0123456789abcdef\nmoodle_source: \"{{ moodle_fleet_state_dir }}/none\"\n")
+    (source / "group_vars" / "all" / "main.yml").write_text("moodle_fleet_secret: a-secret-for-tests-alone-0123456789abcdef\n")
     exported = subprocess.run(["ansible-inventory", "-i", str(source / "moodle_fleet.yml"), "--list", "--export"],
                               capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    job = tmp_path / "job"
-    for folder in ("inventory", "env"):
-        (job / folder).mkdir(parents=True)
     (job / "project").symlink_to(ROOT)
     script = job / "inventory" / "hosts"
     script.write_text(f"#!{sys.executable}\nprint({exported!r})\n")
     script.chmod(0o700)
-    (job / "env" / "extravars").write_text(json.dumps({"moodle_fleet_file": str(source / "moodle_fleet.yml")}))
+    (job / "env" / "extravars").write_text(json.dumps({"moodle_fleet_file": str(source / "moodle_fleet.yml"), **variables}))
     (job / "env" / "envvars").write_text(json.dumps({"ANSIBLE_INVENTORY_UNPARSED_FAILED": "True"}))
     environment = {name: value for name, value in os.environ.items() if name != "ANSIBLE_CONFIG"}
     done = subprocess.run(
         [sys.executable, "-m", "ansible_runner", "run", str(job), "--playbook", "playbooks/scale.yml",
-         "--inventory", str(script), "--cmdline=--check", "--ident", "1"],
+         "--inventory", str(script), "--ident", "1", *options],
         capture_output=True, text=True, env=environment, check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    # An empty fleet wants its minimum, and check mode has neither recorded nor launched anything.
-    events = [json.loads(path.read_text()) for path in (job / "artifacts" / "1" / "job_events").glob("*.json")]
+    return [json.loads(path.read_text()) for path in (job / "artifacts" / "1" / "job_events").glob("*.json")]
+
+
+def test_in_check_mode_the_scale_template_shows_the_plan(tmp_path: Path) -> None:
+    events = scale_job(tmp_path, "--cmdline=--check")
+    # An empty fleet wants its minimum, and nothing was recorded or launched.
     (plan,) = [event["event_data"]["res"]["msg"]["plan"] for event in events
                if event["event"] == "runner_on_ok" and event["event_data"]["task"] == "Show the plan"]
     assert [(step["action"], step["count"]) for step in plan["steps"]] == [("launch", 2)]
+    assert not (tmp_path / "state" / "ledger.sqlite").exists()
+
+
+def test_a_plan_of_the_triggers_needs_no_ledger_and_tells_what_became_of_it(tmp_path: Path) -> None:
+    plan = [{"action": "forget", "node": "awxjob-web-9", "reason": "gone"}]
+    events = scale_job(tmp_path, fleet_plan=plan, fleet_check_id=12, fleet_record=False)
+    # AWX keeps this as the job's artifacts.
+    (stats,) = [event["event_data"]["artifact_data"] for event in events if event["event"] == "playbook_on_stats"]
+    assert [(one["action"], one["node"]) for one in stats["fleet_activities"]] == [("forget", "awxjob-web-9")]
     assert not (tmp_path / "state" / "ledger.sqlite").exists()
 
 
