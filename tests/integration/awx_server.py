@@ -442,7 +442,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """AWX's filters: all must hold, of those that begin with or__ at least one; fields that do not exist are refused."""
         either, answers = [], []
         for key, want in query.items():
-            name, _, how = key.removeprefix("or__").partition("__")
+            name, _comparison, how = key.removeprefix("or__").partition("__")
             if name not in item or how not in _COMPARE:
                 if name in ("organization", "inventory"):  # of unified templates, some kinds have none
                     answers.append(False)

@@ -36,8 +36,11 @@ VARIABLES = {
     "awx_vault_password": "a-vault-password",
     "awx_fleet_secret": "a-secret-of-the-fleet",
     "awx_notifications": [
-        {"name": "operators", "type": "webhook", "configuration": {"url": "https://chat.example.org/hook", "http_method": "POST",
-                                                                    "disable_ssl_verification": False, "headers": {}}},
+        {
+            "name": "operators",
+            "type": "webhook",
+            "configuration": {"url": "https://chat.example.org/hook", "http_method": "POST", "disable_ssl_verification": False, "headers": {}},
+        },
     ],
 }
 
@@ -174,7 +177,7 @@ class TestWhatIsMade:
 
     def test_a_second_job_of_a_template_waits_and_what_is_in_use_stays(self, server: AWXServer) -> None:
         path = f"job_templates/{server.find('job_templates', 'prod: scale')['id']}"
-        first, second = (call(server, "POST", f"{path}/launch/", {"extra_vars": {}})[1]["job"] for _ in range(2))
+        first, second = (call(server, "POST", f"{path}/launch/", {"extra_vars": {}})[1]["job"] for _each in range(2))
         states = [call(server, "GET", f"jobs/{job}/")[1]["status"] for job in (second, first, second, first, second)]
         assert states == ["pending", "running", "pending", "successful", "running"]
         assert call(server, "DELETE", f"{path}/")[0] == 409
