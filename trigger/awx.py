@@ -113,12 +113,12 @@ class AWX:
             data = self._call("GET", f"jobs/{job}/")
             state = str(data.get("status", ""))
             if state == "successful":
-                return RunResult("done", f"AWX job {job}")
+                return RunResult("done", f"AWX job {job}", _activities(data))
             if state not in ACTIVE:
                 words = {"canceled": "was cancelled", "error": "could not run", "failed": "failed"}
                 why = " ".join(str(data.get(key) or "") for key in ("job_explanation", "result_traceback")).strip()
                 text = f"AWX job {job} {words.get(state, f'ended as {state!r}')}"
-                return RunResult("failed", f"{text}: {why[:500]}" if why else text)
+                return RunResult("failed", f"{text}: {why[:500]}" if why else text, _activities(data))
             if self.clock() >= end:
                 return RunResult("failed", f"AWX job {job} still {state} after {limit:.0f} s; it goes on by itself")
             self.sleep(pause)
@@ -158,6 +158,13 @@ class AWX:
         except ValueError as exc:
             raise AWXError(f"{method} {path} was not answered in JSON: is this the address of AWX?") from exc
         return data if isinstance(data, dict) else {}
+
+
+def _activities(job: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What became of the plan's steps, as scale.yml leaves it in the job's artifacts."""
+    artifacts = job.get("artifacts")
+    found = artifacts.get("fleet_activities") if isinstance(artifacts, dict) else None
+    return [{**one, "message": one.get("note", "")} for one in found if "action" in one] if isinstance(found, list) else []
 
 
 def _meaning(code: int, method: str, path: str, detail: str) -> str:

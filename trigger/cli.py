@@ -295,6 +295,7 @@ def _actor(arguments: argparse.Namespace, fleet: Fleet):  # type: ignore[no-unty
 
         values = variables(outcome)
         del values["fleet_file"]  # a path on this machine means nothing to AWX's
+        values["fleet_record"] = False  # nor has AWX this machine's ledger: the job's artifacts say what became of the plan
         return AWX(arguments.awx_url, token, arguments.awx_template).run(values, limit=arguments.timeout)
     return remote
 

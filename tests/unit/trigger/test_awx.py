@@ -27,6 +27,7 @@ class StandIn(http.server.ThreadingHTTPServer):
         self.ignored: dict[str, Any] = {}
         self.states = ["pending", "running", "successful"]
         self.explanation = ""
+        self.artifacts: Any = {}
         self.broken: list[tuple[str, str, int]] = []
         self.lose_launch = False
         self.jobs: dict[int, dict[str, Any]] = {}
@@ -78,7 +79,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             job = self.server.jobs[int(path.split("/")[1])]
             state = self.server.states[min(job["step"], len(self.server.states) - 1)]
             job["step"] += 1
-            return self._send(200, {"status": state, "job_explanation": self.server.explanation})
+            return self._send(200, {"status": state, "job_explanation": self.server.explanation, "artifacts": self.server.artifacts})
         return self._send(404, {"detail": "Not found."})
 
     def _send(self, status: int, data: Any) -> None:
@@ -123,6 +124,22 @@ def test_a_job_that_ends_badly_is_told(server: StandIn, state: str, words: str) 
     result = launched(server)
     assert result.status == "failed"
     assert f"job 100 {words}: because" in result.message
+
+
+@pytest.mark.parametrize(("state", "status"), [("successful", "done"), ("failed", "failed")])
+def test_what_became_of_the_steps_comes_from_the_jobs_artifacts(server: StandIn, state: str, status: str) -> None:
+    server.states = [state]
+    server.artifacts = {"fleet_activities": [{"action": "launch", "node": "web-3", "status": "done", "seconds": 31.5, "note": "a note"}]}
+    result = launched(server)
+    assert result.status == status
+    (activity,) = result.activities
+    assert (activity["node"], activity["seconds"], activity["message"]) == ("web-3", 31.5, "a note")
+
+
+@pytest.mark.parametrize("artifacts", ["$hidden due to Ansible no_log flag$", None, {"fleet_activities": "x"}])
+def test_artifacts_that_say_nothing_are_no_fault(server: StandIn, artifacts: Any) -> None:
+    server.artifacts = artifacts
+    assert launched(server).activities == []
 
 
 def test_a_template_that_takes_no_variables_is_not_launched(server: StandIn) -> None:
