@@ -20,7 +20,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check impo
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.tests.unit.plugins.module_utils._scaling.world import World
-from ansible_collections.elearning.moodle_fleet.trigger import cli, output, runner
+from ansible_collections.elearning.moodle_fleet.trigger import awx, cli, output, runner
 from ansible_collections.elearning.moodle_fleet.trigger.lock import Locked, single_flight
 
 
@@ -72,6 +72,23 @@ def test_a_check_that_acts_gives_the_plan_to_the_playbook(
     assert "2 → 4" in capsys.readouterr().out
     assert run("explain") == 0
     assert "should grow from 2 to 4" in capsys.readouterr().out
+
+
+def test_a_check_gives_the_plan_to_awx_and_records_what_became_of_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list = []
+
+    def fake(_awx, variables, **_more):
+        given.append(variables)
+        return RunResult("done", "AWX job 7", [{"action": "launch", "node": "test-web-9", "status": "done", "seconds": 31.5}])
+
+    monkeypatch.setattr(awx.AWX, "run", fake)
+    monkeypatch.setenv("MOODLE_FLEET_AWX_TOKEN", "a-token-of-the-test")
+    world.load = 14.0
+    world.pass_time(15)
+    assert run("check", "--awx-url", "https://awx.example.org", "--awx-template", "7") == 0
+    # AWX has neither this machine's files nor its ledger.
+    assert {name: value for name, value in given[0].items() if name != "fleet_plan"} == {"fleet_check_id": 2, "fleet_record": False}
+    assert ("test-web-9", 31.5) in [(one["node"], one["seconds"]) for one in world.ledger.activities(2)]
 
 
 def test_a_dry_run_changes_and_records_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
