@@ -18,7 +18,7 @@ def test_a_tree_with_its_web_root_in_public_is_served(fleet: LocalFleet, tmp_pat
     shutil.copytree(ROOT / "tests" / "standin", tmp_path / "tree" / "public")
     (tmp_path / "tree" / "public" / "config.php").write_text("<?php\nrequire_once __DIR__ . '/../config.php';\n")
     (tmp_path / "tree" / "notes.php").write_text("<?php echo 'outside of the web root';\n")
-    fleet.playbook("site", "-e", f"moodle_source={tmp_path / 'tree'}")
+    fleet.playbook("site", "-e", f"moodle_source={tmp_path / 'tree'}", "-e", "release_in_place=true")
     for tenant in ("acme", "globex"):
         fleet.login(tenant)
     visitor = fleet.visitor()
