@@ -148,7 +148,7 @@ $root = getenv('MOODLE_FLEET_RELEASE');
 require is_file("$root/lib/setup.php") ? "$root/lib/setup.php" : "$root/public/lib/setup.php";
 if (!class_exists('core_component')) {
     // Code without components: its version is all there is.
-    echo json_encode(['component' => null, 'definitions' => null, 'versions' => sha1_file("$root/version.php")]);
+    echo json_encode(['component' => null, 'definitions' => null, 'versions' => sha1_file("$CFG->dirroot/version.php")]);
     exit(0);
 }
 // Some lists use the constants of these.
