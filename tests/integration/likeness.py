@@ -40,7 +40,9 @@ def cells(query, database: str) -> Cells:
 
 
 def moment(place: tuple[str, ...]) -> bool:
-    """Whether a cell holds a moment, by its column, or for settings by its name."""
+    """Whether a cell holds a moment, by its column, or for settings by its name. An analytics model's version is one, too."""
+    if (place[0], place[-1]) == ("analytics_models", "version"):
+        return True
     return any(MOMENTS.search(word) for word in (place[-1], place[-2] if place[0].startswith("config") else ""))
 
 
