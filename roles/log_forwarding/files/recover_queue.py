@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # Copyright: Moodle Fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Writes the index of rsyslog's disk queue anew where a forwarder was killed while it wrote it.
