@@ -156,10 +156,7 @@ def plugins_of(module: AnsibleModule, component: str) -> list[str]:
 def run(module: AnsibleModule) -> dict:
     """Import what is asked for."""
     params = module.params
-    tenants = {tenant.name: tenant for tenant in definition.load(params["tenants"])}
-    tenant = tenants.get(params["name"])
-    if tenant is None or not tenant.serves:
-        raise ValueError(f"name: {params['name']!r} is not one of the tenants, or to be absent: list it first")
+    tenant = definition.named(params["tenants"], params["name"])
     applier = make_applier(module)
     if tenant.server not in applier.servers:
         raise ValueError(f"its database is to be on {tenant.server!r}, which is not one of the servers")

@@ -179,10 +179,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.ar
 def one(module: AnsibleModule) -> dict:
     """Go on with one tenant."""
     params = module.params
-    tenants = {tenant.name: tenant for tenant in definition.load(params["tenants"])}
-    tenant = tenants.get(params["name"])
-    if tenant is None or not tenant.serves:
-        raise ValueError(f"name: {params['name']!r} is not one of the tenants, or to be absent: list it first")
+    tenant = definition.named(params["tenants"], params["name"])
     for key in ("target", "origin", "run"):
         if not params[key]:
             raise ValueError(f"{key} is missing: it is needed with name")

@@ -97,10 +97,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.ar
 def run(module: AnsibleModule) -> dict:
     """Restore what is asked for."""
     params = module.params
-    tenants = {tenant.name: tenant for tenant in definition.load(params["tenants"])}
-    tenant = tenants.get(params["name"])
-    if tenant is None or not tenant.serves:
-        raise ValueError(f"name: {params['name']!r} is not one of the tenants, or to be absent: list it first")
+    tenant = definition.named(params["tenants"], params["name"])
     origin = params["origin"] or tenant.name
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,30}", origin):
         raise ValueError(f"origin: {origin!r} is no tenant's name")

@@ -194,3 +194,14 @@ def load(raw: Iterable[object]) -> list[Tenant]:
             owner[host] = tenant.name
         tenants.append(tenant)
     return tenants
+
+
+def named(raw: Iterable[object], name: str) -> Tenant:
+    """The tenant of that name.
+
+    :raises ValueError: where the list is wrong, or the tenant is not in it or is to be absent.
+    """
+    tenant = next((tenant for tenant in load(raw) if tenant.name == name), None)
+    if tenant is None or not tenant.serves:
+        raise ValueError(f"name: {name!r} is not one of the tenants, or to be absent: list it first")
+    return tenant
