@@ -63,6 +63,11 @@ def plan(
         steps += _sick(policy, decision, survey, now, notes, doubt)
         steps += _go(policy, going, decision, now)
     steps.sort(key=lambda step: ACTIONS.index(step.action))
+    asked = {step.token for step in steps}
+    notes += [
+        f"{counted(missing)} of launch {intent.token}: asked for, not seen yet, counted as present"
+        for intent, missing in survey.unseen if intent.token not in asked
+    ]
     for view in survey.views:
         if view.held:
             notes.append(f"{view.name} is held and will not be terminated")
