@@ -250,7 +250,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.
     MemberFile,
     RuntimeSocket,
 )
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.haproxy_steps import Steps
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.haproxy_steps import HAProxySteps
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import (
     Fleet,
@@ -357,7 +357,7 @@ def run(module: AnsibleModule, members: HAProxyMembers) -> dict:
             "diff": {"before": before, "after": after},
         }
 
-    outcomes = carry_out(params, lambda: Steps(members, timeout=params["timeout"]), wanted, ghosts)
+    outcomes = carry_out(params, lambda: HAProxySteps(members, timeout=params["timeout"]), wanted, ghosts)
     return result_of(params, outcomes, before, described(members.rows(), members.file.read()))
 
 

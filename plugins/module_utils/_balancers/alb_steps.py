@@ -4,43 +4,27 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.alb import AlbMembers
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.gate import (
     Outcome,
+    Steps,
     Wanted,
-    node_health,
-    verdict,
 )
 
 # Pause between two looks, in seconds: each is a call that AWS counts.
 INTERVAL = 2.0
 
 
-class AlbSteps:
-    """Carries out one state for a list of members, against one deadline."""
+class AlbSteps(Steps):
+    """Carries out one state for a list of targets, against one deadline."""
 
-    def __init__(
-        self,
-        members: AlbMembers,
-        *,
-        timeout: float,
-        interval: float = INTERVAL,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-        health: Callable[[str, int, str], tuple[dict[str, Any] | None, str]] = node_health,
-    ):
+    def __init__(self, members: AlbMembers, *, timeout: float, interval: float = INTERVAL, **frame: Any):
+        super().__init__(timeout, **frame)
         self.members = members
-        self.timeout = timeout
         self.interval = interval
-        self._clock = clock
-        self._sleep = sleep
-        self._health = health
-        self._began = clock()
 
     def join(
         self,
@@ -64,32 +48,23 @@ class AlbSteps:
         before = {name: state for name, (state, _why) in self.members.look().items()}
         pending, registered = set(targets), {}
         verified: dict[str, tuple[str, int, int]] = {}
-        with concurrent.futures.ThreadPoolExecutor(max_workers=16) as pool:
-            while pending:
-                asked = sorted(pending - set(verified))
-                answers = pool.map(lambda name: self._health(targets[name].address, targets[name].port, health_path), asked)
-                for name, (answer, why) in zip(asked, answers):
-                    outcome = outcomes[name]
-                    outcome.error = why
-                    if answer is None:
-                        continue
-                    workers, outcome.error, outcome.stale = verdict(targets[name], answer, release, tenants)
-                    if outcome.stale:
-                        pending.discard(name)
-                    elif not outcome.error:
-                        verified[name] = (targets[name].address, targets[name].port, workers)
-                fresh = {name: verified[name] for name in verified if name in pending and name not in registered}
-                if fresh:
-                    changed = self.members.register(fresh)
-                    registered |= fresh
-                    for name in changed:
-                        outcomes[name].changed = True
-                if registered:
-                    self._see(pending & set(registered), outcomes, pending)
-                if pending and self._over():
-                    break
-                if pending:
-                    self._pause()
+        while pending:
+            asked = [targets[name] for name in sorted(pending - set(verified))]
+            for name, workers in self.ask(asked, outcomes, health_path, release, tenants).items():
+                verified[name] = (targets[name].address, targets[name].port, workers)
+            pending -= {name for name in pending if outcomes[name].stale}
+            fresh = {name: verified[name] for name in verified if name in pending and name not in registered}
+            if fresh:
+                changed = self.members.register(fresh)
+                registered |= fresh
+                for name in changed:
+                    outcomes[name].changed = True
+            if registered:
+                self._see(pending & set(registered), outcomes, pending)
+            if pending and self.over:
+                break
+            if pending:
+                self._pause()
         for name in sorted(pending):
             outcomes[name].ended_by_deadline = True
         back = [name for name in outcomes if outcomes[name].error and before.get(name) in (None, "starting") and name in registered]
@@ -104,7 +79,7 @@ class AlbSteps:
             state, reason = seen.get(name, ("absent", ""))
             outcomes[name].error = "" if state == "up" else f"the balancer says {reason or 'nothing yet'}"
             if state == "up":
-                outcomes[name].seconds = self._clock() - self._began
+                outcomes[name].seconds = self.elapsed
                 pending.discard(name)
 
     def drain(self, names: Sequence[str]) -> list[Outcome]:
@@ -126,10 +101,10 @@ class AlbSteps:
         while pending:
             there = self.members.look()
             for name in sorted(pending):
-                outcomes[name].seconds = self._clock() - self._began
+                outcomes[name].seconds = self.elapsed
                 if name not in there:
                     pending.discard(name)
-                elif self._over():
+                elif self.over:
                     outcomes[name].ended_by_deadline = True
                     pending.discard(name)
             if pending:
@@ -137,11 +112,8 @@ class AlbSteps:
         return self._finish(outcomes)
 
     def _pause(self) -> None:
-        left = self.timeout - (self._clock() - self._began)
+        left = self.timeout - self.elapsed
         self._sleep(max(0.05, min(self.interval, left)))
-
-    def _over(self) -> bool:
-        return self._clock() - self._began >= self.timeout
 
     def _finish(self, outcomes: Mapping[str, Outcome]) -> list[Outcome]:
         seen = self.members.look()

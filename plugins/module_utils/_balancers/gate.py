@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import http.client
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,3 +76,50 @@ def verdict(wanted: Wanted, answer: Mapping[str, Any], release: str, tenants: st
     if not isinstance(workers, int) or workers < 1:
         return 0, "the node's health check names no workers; give the member's capacity", False
     return workers, "", False
+
+
+class Steps:
+    """Carries out one state for a list of members, against one deadline: what every balancer's steps share."""
+
+    def __init__(
+        self,
+        timeout: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        health: Callable[[str, int, str], tuple[dict[str, Any] | None, str]] = node_health,
+    ):
+        self.timeout = timeout
+        self._clock = clock
+        self._sleep = sleep
+        self._health = health
+        self._began = clock()
+
+    def ask(
+        self, wanted: Iterable[Wanted], outcomes: Mapping[str, Outcome], path: str, release: str, tenants: str
+    ) -> dict[str, int]:
+        """Ask nodes side by side: the workers of those that may join; of the others their outcome says why not."""
+        asked = list(wanted)
+        if not asked:
+            return {}
+        found = {}
+        with concurrent.futures.ThreadPoolExecutor(max_workers=min(16, len(asked))) as pool:
+            answers = pool.map(lambda one: self._health(one.address, one.port, path), asked)
+            for one, (answer, why) in zip(asked, answers):
+                outcome = outcomes[one.name]
+                outcome.error = why
+                if answer is None:
+                    continue
+                workers, outcome.error, outcome.stale = verdict(one, answer, release, tenants)
+                if not outcome.error:
+                    found[one.name] = workers
+        return found
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since these steps began."""
+        return self._clock() - self._began
+
+    @property
+    def over(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.elapsed >= self.timeout

@@ -4,19 +4,16 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import math
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers import haproxy_stats as stats
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import BalancerError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.gate import (
     Outcome,
+    Steps,
     Wanted,
-    node_health,
-    verdict,
 )
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.haproxy_members import (
     HAProxyMembers,
@@ -28,24 +25,12 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
 INTERVAL = 0.1
 
 
-class Steps:
+class HAProxySteps(Steps):
     """Carries out one state for a list of members, against one deadline."""
 
-    def __init__(
-        self,
-        members: HAProxyMembers,
-        *,
-        timeout: float,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-        health: Callable[[str, int, str], tuple[dict[str, Any] | None, str]] = node_health,
-    ):
+    def __init__(self, members: HAProxyMembers, *, timeout: float, **frame: Any):
+        super().__init__(timeout, **frame)
         self.members = members
-        self.timeout = timeout
-        self._clock = clock
-        self._sleep = sleep
-        self._health = health
-        self._began = clock()
 
     # -- join --------------------------------------------------------------------------------------------------
 
@@ -87,54 +72,43 @@ class Steps:
                 outcomes[name].error = str(exc)
                 pending.discard(name)
         admitted: list[str] = []
-        with concurrent.futures.ThreadPoolExecutor(max_workers=16) as pool:
-            while pending:
-                unverified = sorted(name for name in pending if name not in capacities)
-                answers = pool.map(
-                    lambda name: self._health(targets[name].address, targets[name].port, health_path), unverified
+        while pending:
+            asked = [targets[name] for name in sorted(pending - set(capacities))]
+            for name, workers in self.ask(asked, outcomes, health_path, release, tenants).items():
+                capacities[name] = math.ceil(workers / balancers)
+                outcomes[name].changed |= self.members.join(
+                    name, targets[name].address, targets[name].port, capacities[name]
                 )
-                for name, (answer, why) in zip(unverified, answers):
-                    outcomes[name].error = why
-                    if answer is None:
-                        continue
-                    workers, outcomes[name].error, outcomes[name].stale = verdict(targets[name], answer, release, tenants)
-                    if outcomes[name].stale:
-                        refused.add(name)
-                    if outcomes[name].error:
-                        continue
-                    capacities[name] = math.ceil(workers / balancers)
-                    outcomes[name].changed |= self.members.join(
-                        name, targets[name].address, targets[name].port, capacities[name]
+                if name not in before:
+                    verified.add(name)
+            refused |= {name for name in pending if outcomes[name].stale}
+            pending -= refused
+            rows = self.members.rows()
+            healthy = []
+            for name in sorted(pending & set(capacities)):
+                row = rows.get(name)
+                if row is None:
+                    # A reload in between drops what is not in the file yet.
+                    self.members.join(name, targets[name].address, targets[name].port, capacities[name])
+                elif stats.healthy(row, name in verified):
+                    healthy.append(name)
+                else:
+                    outcomes[name].error = (
+                        f"HAProxy's check says {row.get('check_status') or 'nothing yet'} "
+                        f"{row.get('last_chk') or row.get('check_desc') or ''}".strip()
                     )
-                    if name not in before:
-                        verified.add(name)
-                pending -= refused
-                rows = self.members.rows()
-                healthy = []
-                for name in sorted(pending & set(capacities)):
-                    row = rows.get(name)
-                    if row is None:
-                        # A reload in between drops what is not in the file yet.
-                        self.members.join(name, targets[name].address, targets[name].port, capacities[name])
-                    elif stats.healthy(row, name in verified):
-                        healthy.append(name)
-                    else:
-                        outcomes[name].error = (
-                            f"HAProxy's check says {row.get('check_status') or 'nothing yet'} "
-                            f"{row.get('last_chk') or row.get('check_desc') or ''}".strip()
-                        )
-                fresh = [name for name in healthy if stats.state(rows[name]) != "up"]
-                for name in self.members.admit(healthy, 1 / (ramp_steps + 1)) if healthy else ():
-                    outcomes[name].changed = True
-                for name in healthy:
-                    outcomes[name].error = ""
-                    outcomes[name].seconds = self._clock() - self._began
-                pending.difference_update(healthy)
-                admitted += fresh
-                if pending and self._over():
-                    break
-                if pending:
-                    self._sleep(INTERVAL)
+            fresh = [name for name in healthy if stats.state(rows[name]) != "up"]
+            for name in self.members.admit(healthy, 1 / (ramp_steps + 1)) if healthy else ():
+                outcomes[name].changed = True
+            for name in healthy:
+                outcomes[name].error = ""
+                outcomes[name].seconds = self.elapsed
+            pending.difference_update(healthy)
+            admitted += fresh
+            if pending and self.over:
+                break
+            if pending:
+                self._sleep(INTERVAL)
         for step in range(2, ramp_steps + 2 if admitted else 0):
             self._sleep(ramp_interval)
             for name in admitted:
@@ -169,11 +143,11 @@ class Steps:
             outcomes[name].changed = True
         while pending:
             seen = {one.name: one for one in self.members.members()}
-            over = self._over()
+            over = self.over
             for name in sorted(pending):
                 one = seen.get(name)
                 busy = one is not None and one.in_service + one.waiting > 0
-                outcomes[name].seconds = self._clock() - self._began
+                outcomes[name].seconds = self.elapsed
                 if busy and over:
                     outcomes[name].ended_by_deadline = True
                 if not busy or over:
@@ -190,7 +164,7 @@ class Steps:
         for name in self.members.unlist(sorted(pending)):
             outcomes[name].changed = True
         while pending:
-            over = self._over()
+            over = self.over
             for name in sorted(pending):
                 try:
                     outcomes[name].changed |= self.members.remove(name)
@@ -203,20 +177,17 @@ class Steps:
                         outcomes[name].ended_by_deadline = True
                         self.members.cut(name)
                         cut.add(name)
-                    elif over and self._clock() - self._began > self.timeout + 5:
+                    elif over and self.elapsed > self.timeout + 5:
                         pending.discard(name)
                     elif over and not force:
                         outcomes[name].ended_by_deadline = True
                         pending.discard(name)
-                outcomes[name].seconds = self._clock() - self._began
+                outcomes[name].seconds = self.elapsed
             if pending:
                 self._sleep(INTERVAL)
         return self._finish(outcomes)
 
     # -- helpers -----------------------------------------------------------------------------------------------
-
-    def _over(self) -> bool:
-        return self._clock() - self._began >= self.timeout
 
     def _finish(self, outcomes: Mapping[str, Outcome]) -> list[Outcome]:
         seen = {one.name: one for one in self.members.members()}

@@ -36,7 +36,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.
     MemberFile,
     RuntimeSocket,
 )
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.haproxy_steps import Steps
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.haproxy_steps import HAProxySteps
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import LaunchSpec
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import cloud_driver
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling import types
@@ -219,7 +219,7 @@ def haproxy(folder: Path) -> Iterator[Balancer]:
     reader = HAProxyReader(["127.0.0.1"], port=stats, timeout=2)
     start()
     try:
-        yield Balancer(members, reader, port, restart, reload, stop, lambda timeout: Steps(members, timeout=timeout))
+        yield Balancer(members, reader, port, restart, reload, stop, lambda timeout: HAProxySteps(members, timeout=timeout))
     finally:
         stop()
 
