@@ -13,8 +13,8 @@ description:
   - A release is one immutable folder of code, owned by root and read-only for PHP. It is unpacked beside its place and
     then renamed, so that it is either there completely or not at all.
   - A symbolic link says which release is served; it is switched atomically.
-  - What depends on the code alone is made with the release, namely Moodle's component cache and the list of its cache
-    definitions.
+  - What depends on the code alone is made with the release, namely Moodle's component cache, the list of its cache
+    definitions, and the code of its page templates.
 options:
   name:
     description: Name of the release, as returned by M(elearning.moodle_fleet.release_source).
@@ -121,6 +121,7 @@ removed:
   elements: str
 """
 
+import hashlib
 import json
 import os
 import re
@@ -148,7 +149,9 @@ $root = getenv('MOODLE_FLEET_RELEASE');
 require is_file("$root/lib/setup.php") ? "$root/lib/setup.php" : "$root/public/lib/setup.php";
 if (!class_exists('core_component')) {
     // Code without components: its version is all there is.
-    echo json_encode(['component' => null, 'definitions' => null, 'versions' => sha1_file("$CFG->dirroot/version.php")]);
+    echo json_encode([
+        'component' => null, 'definitions' => null, 'templates' => null, 'versions' => sha1_file("$CFG->dirroot/version.php"),
+    ]);
     exit(0);
 }
 // Some lists use the constants of these.
@@ -168,9 +171,41 @@ foreach (core_component::get_plugin_types() as $type => $unused) {
         $collect("{$type}_{$plugin}", $file);
     }
 }
+// The page templates, and the code that Mustache makes of each: with the same options as renderer_base.
+$templates = null;
+if (class_exists('Mustache_Engine')) {
+    require_once "$CFG->libdir/weblib.php";
+    $made = new class extends Mustache_Cache_AbstractCache {
+        public array $code = [];
+        public function load($key) {
+            return false;
+        }
+        public function cache($key, $value) {
+            $this->code[$key] = $value;
+            eval("?>$value");
+        }
+    };
+    $engine = new Mustache_Engine([
+        'cache' => $made, 'escape' => 's', 'pragmas' => [Mustache_Engine::PRAGMA_BLOCKS], 'disable_lambda_rendering' => true,
+    ]);
+    $sources = [];
+    foreach (new RecursiveIteratorIterator(new RecursiveDirectoryIterator($CFG->dirroot)) as $path => $info) {
+        $path = substr($path, strlen($CFG->dirroot) + 1);
+        if (preg_match('~^(?!.*/(tests|node_modules|vendor)/).*/templates/.*\.mustache$~', $path)) {
+            try {
+                $engine->loadTemplate(file_get_contents($info->getPathname()));
+                $sources[$path] = file_get_contents($info->getPathname());
+            } catch (Mustache_Exception $unusable) {
+                // Moodle says so to whoever uses it.
+            }
+        }
+    }
+    $templates = ['sources' => "<?php\nreturn " . var_export($sources, true) . ";\n"] + $made->code;
+}
 echo json_encode([
     'component' => core_component::get_cache_content(),
     'definitions' => "<?php\nreturn " . var_export($all, true) . ";\n",
+    'templates' => $templates,
     'versions' => core_component::get_all_versions_hash(),
 ]);
 """
@@ -260,16 +295,17 @@ class Releases:
         """Return the folder of what is made for this release."""
         return os.path.join(self.params["component_root"], self.name)
 
+    def origin(self) -> str:
+        """Return what the derived files are made from: the release, and the recipe's way to make them."""
+        return f"{self.params['digest']} {hashlib.sha256(DERIVE.encode()).hexdigest()[:12]}"
+
     def must_derive(self) -> bool:
         """Return whether something has to be made for the release and can be."""
-        done = os.path.isfile(os.path.join(self.derived(), "digest")) and (
-            _read(os.path.join(self.derived(), "digest")).strip() == self.params["digest"]
-            and os.path.isfile(os.path.join(self.derived(), "versions.php"))
-        )
+        done = _read(os.path.join(self.derived(), "digest")).strip() == self.origin()
         return not done and self.module.get_bin_path(self.params["php"]) is not None
 
     def derive(self) -> None:
-        """Make Moodle's component cache and the list of its cache definitions."""
+        """Make Moodle's component cache, the list of its cache definitions and the code of its templates."""
         scratch = tempfile.mkdtemp(prefix="moodle-fleet-")
         try:
             shutil.chown(scratch, self.params["user"], self.params["user"])
@@ -293,7 +329,11 @@ class Releases:
         for key in ("component", "definitions", "versions"):
             if made[key]:
                 _write(os.path.join(self.derived(), f"{key}.php"), made[key])
-        _write(os.path.join(self.derived(), "digest"), self.params["digest"] + "\n")
+        if made["templates"]:
+            os.makedirs(os.path.join(self.derived(), "templates"), mode=0o755, exist_ok=True)
+            for name, code in made["templates"].items():
+                _write(os.path.join(self.derived(), "templates", f"{name}.php"), code)
+        _write(os.path.join(self.derived(), "digest"), self.origin() + "\n")
 
     def activate(self) -> None:
         """Serve the release from now on."""

@@ -148,17 +148,28 @@ def workers(config: dict, cpu: float, memory: int) -> int:
 # -- Commands ----------------------------------------------------------------------------------------------------
 
 def forget_unpinned(config: dict, cache: Path = OPCACHE) -> None:
-    """Drop compiled copies of all but the releases from the file cache: timestamps are not checked, and what is outside of
-    a release can have changed under its path."""
-    keep = Path(config["code_root"]).resolve().parent
+    """Drop compiled copies of all but the releases and what was made with them from the file cache: timestamps are not checked,
+    and what is outside of a release can have changed under its path."""
+    made = Path(config["made_root"])
+    keep = [Path(config["code_root"]).resolve().parent, made]
     for folder in cache.iterdir() if cache.is_dir() else ():
-        for part in keep.parts[1:]:
-            if not folder.is_dir():
-                break
-            for other in folder.iterdir():
-                if other.name != part:
-                    shutil.rmtree(other, ignore_errors=True)
-            folder = folder / part
+        _keep(folder, [path.parts[1:] for path in keep])
+        for copy in folder.joinpath(*made.parts[1:]).rglob("*.bin"):
+            source = Path("/", copy.relative_to(folder)).with_suffix("")
+            if not source.exists() or source.stat().st_mtime >= copy.stat().st_mtime:
+                copy.unlink()
+
+
+def _keep(folder: Path, paths: list[tuple[str, ...]]) -> None:
+    """Empty a folder but for these paths below it."""
+    if () in paths:
+        return
+    for other in folder.iterdir() if folder.is_dir() else ():
+        inner = [path[1:] for path in paths if path[0] == other.name]
+        if inner:
+            _keep(other, inner)
+        elif other.is_dir():
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def write(path: Path, text: str) -> None:

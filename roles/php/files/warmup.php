@@ -1,7 +1,7 @@
 <?php
 // Brings the files of a release into OPcache. Runs in PHP-FPM, since code compiled by the command line must not get there.
 //
-// With a JSON body {"root": folder, "globs": [...]} (** means any depth) it loads what the file cache has and answers with
+// With a JSON body {"root": folder, "globs": [...]} (** means any depth, RELEASE the release's name) it loads what the file cache has and answers with
 // "missing": the files that were never compiled. Those are compiled by including them, one request for each (MOODLE_FLEET_FILE).
 // opcache_compile_file() would not do for them: it declares no class before the file is executed, so the compiled code behaves
 // differently where files include each other, as Moodle's do ("Class ... not found"), and the file cache would keep it.
@@ -28,8 +28,10 @@ $root = is_dir("$root/public") ? "$root/public" : $root;
 
 $files = [];
 foreach ($job['globs'] ?? [] as $glob) {
+    // The recipe's own files have a path of their own.
+    $glob = str_starts_with($glob, '/') ? str_replace('RELEASE', $release, $glob) : "$root/$glob";
     if (preg_match('~^(.*?)/?\*\*(\.php)$~', $glob, $part)) {
-        foreach (glob("$root/$part[1]", GLOB_ONLYDIR) ?: [] as $folder) {
+        foreach (glob($part[1], GLOB_ONLYDIR) ?: [] as $folder) {
             $all = new RecursiveIteratorIterator(new RecursiveDirectoryIterator($folder, FilesystemIterator::SKIP_DOTS));
             foreach ($all as $path => $info) {
                 if (str_ends_with($path, '.php') && !preg_match('~/(tests|fixtures|behat|vendor|node_modules|cli)/~', $path)) {
@@ -38,7 +40,7 @@ foreach ($job['globs'] ?? [] as $glob) {
             }
         }
     } else {
-        foreach (glob("$root/$glob") ?: [] as $path) {
+        foreach (glob($glob) ?: [] as $path) {
             $files[$path] = true;
         }
     }

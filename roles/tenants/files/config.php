@@ -136,8 +136,13 @@ $CFG = new stdClass();
         'localttl' => $fleet['local_cache_ttl'],
         'siteidentifier' => md5("moodle-fleet:$name"),
     ];
-    spl_autoload_register(static function (string $class) use ($fleet): void {
-        $files = ['moodle_fleet_cache_factory' => 'cache.php', 'moodle_fleet_session' => 'session.php'];
+    $files = ['moodle_fleet_cache_factory' => 'cache.php', 'moodle_fleet_session' => 'session.php'];
+    // The release's page templates.
+    $cfg->moodle_fleet_templates = $fleet['local_root'] . "/component/$release/templates";
+    if (PHP_SAPI !== 'cli' && is_file("$cfg->moodle_fleet_templates/sources.php")) {
+        $files += ['core\output\mustache_filesystem_loader' => 'templates.php', 'Mustache_Cache_FilesystemCache' => 'templates.php'];
+    }
+    spl_autoload_register(static function (string $class) use ($fleet, $files): void {
         if (isset($files[$class])) {
             require $fleet['library'] . '/' . $files[$class];
         }

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -77,18 +78,25 @@ def test_workers(cpu, memory, given, expected):
     assert fpm.workers({**CONFIG, "workers": given}, cpu, memory) == expected
 
 
-def test_only_releases_stay_in_the_file_cache(tmp_path):
-    root = tmp_path / "moodle/releases/4.5"
+def test_releases_and_what_was_made_with_them_stay_in_the_file_cache(tmp_path):
+    root, made = tmp_path / "moodle/releases/4.5", tmp_path / "data/component"
     root.mkdir(parents=True)
     (tmp_path / "moodle/current").symlink_to("releases/4.5")
     cache = tmp_path / "cache"
-    kept = cache / "system" / str(root).lstrip("/") / "index.php.bin"
-    other = cache / "system" / str(tmp_path).lstrip("/") / "data/alpha/bootstrap.php.bin"
-    configuration = cache / "system/etc/moodle-fleet/tenants.php.bin"
-    for file in (kept, other, configuration):
-        file.parent.mkdir(parents=True)
+
+    def compiled(path):
+        file = cache / "system" / f"{str(path).lstrip('/')}.bin"
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("")
-    fpm.forget_unpinned({"code_root": str(tmp_path / "moodle/current")}, cache)
-    assert kept.exists()
-    assert not other.exists()
-    assert not configuration.exists()
+        return file
+
+    made.mkdir(parents=True)
+    for name, age in (("same.php", 100), ("new.php", -100)):
+        (made / name).write_text("")
+        os.utime(made / name, (time.time() - age,) * 2)
+    kept = [compiled(root / "index.php"), compiled(made / "same.php")]
+    gone = [compiled(made / "new.php"), compiled(made / "removed.php"), compiled(tmp_path / "data/alpha/bootstrap.php")]
+    gone.append(compiled(Path("/etc/moodle-fleet/tenants.php")))
+    fpm.forget_unpinned({"code_root": str(tmp_path / "moodle/current"), "made_root": str(made)}, cache)
+    assert [file.exists() for file in kept] == [True, True]
+    assert [file.exists() for file in gone] == [False] * 4
