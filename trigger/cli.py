@@ -278,7 +278,8 @@ def _actor(arguments: argparse.Namespace, fleet: Fleet):  # type: ignore[no-unty
             playbook = arguments.playbook or runner.COLLECTION / "playbooks" / "scale.yml"
             return runner.run_playbook(playbook, fleet.path, variables(outcome),
                                        fleet.state_dir / "runs" / f"{outcome.check:08d}", lock=lock,
-                                       timeout=arguments.timeout)
+                                       timeout=arguments.timeout,
+                                       meanwhile=lambda: runner.launch_at_once(fleet, outcome.plan))
         return local
 
     token = os.environ.get("MOODLE_FLEET_AWX_TOKEN", "")

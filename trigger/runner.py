@@ -12,14 +12,21 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import RunResult
 
+if TYPE_CHECKING:
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Plan
+
 COLLECTION = Path(__file__).parent.parent
 KEPT_RUNS = 20
+# What of a step is what to launch.
+LAUNCH = ("count", "token", "image", "release", "zones", "tags")
 
 
 def run_playbook(
@@ -30,10 +37,12 @@ def run_playbook(
     *,
     lock: int | None = None,
     timeout: float = 3600.0,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> RunResult:
     """Run the playbook in a process of its own, which inherits the lock, and read what became of it.
 
-    Its whole output is kept in ``folder``, the last :data:`KEPT_RUNS` beside each other.
+    Its whole output is kept in ``folder``, the last :data:`KEPT_RUNS` beside each other. ``meanwhile`` is called while Ansible
+    starts.
     """
     if not playbook.is_file():
         return RunResult("failed", f"{playbook} does not exist; give another by --playbook")
@@ -54,13 +63,28 @@ def run_playbook(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
             pass_fds=(lock,) if lock is not None else (), start_new_session=True,
         )
+        beside = threading.Thread(target=meanwhile, daemon=True)
+        beside.start()
         code = _wait(process, timeout)
+        beside.join(60)
     _forget_old(folder.parent)
     if code is None:
         return RunResult("failed", f"stopped after {timeout:.0f} s; see {folder}/output.log")
     if code == 0:
         return RunResult("done")
     return RunResult("failed", _failures(folder) or f"{_last_error(folder)}ended with {code}; see {folder}/output.log")
+
+
+def launch_at_once(fleet: Fleet, plan: Plan) -> None:
+    """Ask a quick cloud for the plan's nodes. The playbook asks for the same, and says what went wrong."""
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import LaunchSpec
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import cloud_driver
+
+    with contextlib.suppress(Exception):
+        cloud = cloud_driver(fleet)
+        for step in plan.to_data()["steps"] if cloud.at_once else ():
+            if step["action"] == "launch":
+                cloud.launch(LaunchSpec("web", **{key: step[key] for key in LAUNCH if key in step}))
 
 
 def _wait(process: subprocess.Popen[bytes], timeout: float) -> int | None:

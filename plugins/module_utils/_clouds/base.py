@@ -44,10 +44,13 @@ class CloudDriver(abc.ABC):
 
     ``settle`` is for how many seconds after a launch the cloud's list may lack nodes that it showed before.
     ``prepares`` is true where nodes start from nothing and hold an image once the recipe was applied to them.
+    ``at_once`` is true where a node boots about as fast as Ansible: the trigger asks for it before the playbook does, which
+    then finds it there. To ask twice must cost next to nothing.
     """
 
     settle = 0.0
     prepares = False
+    at_once = False
 
     @abc.abstractmethod
     def nodes(self) -> list[Node]:

@@ -67,6 +67,8 @@ def driver(fleet: Fleet) -> PodmanDriver:
 class PodmanDriver(CloudDriver):
     """Containers of one fleet, told apart by the label ``moodle_fleet.fleet``."""
 
+    at_once = True
+
     def __init__(self, fleet: Fleet, run: Run | None = None):
         self.fleet = fleet
         self.state = fleet.state_dir
@@ -116,6 +118,11 @@ class PodmanDriver(CloudDriver):
         return ["-".join([*parts, str(i + 1)]) for i in range(spec.count)]
 
     def launch(self, spec: LaunchSpec) -> list[Node]:
+        # Whoever asks for the same nodes meanwhile finds them afterwards.
+        with self._lock("launch"):
+            return self._launch(spec)
+
+    def _launch(self, spec: LaunchSpec) -> list[Node]:
         zones = list(spec.zones) or self.settings["zones"]
         names = {name: zones[i % len(zones)] for i, name in enumerate(self.launch_names(spec))}
         self._prepare()
@@ -238,9 +245,9 @@ class PodmanDriver(CloudDriver):
         return self.state / "nodes" / name
 
     @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
+    def _lock(self, what: str = "podman") -> Iterator[None]:
         self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (self.state / "podman.lock").open("w", encoding="utf-8") as lock:
+        with (self.state / f"{what}.lock").open("w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

@@ -16,9 +16,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils import _fleet
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import RunResult
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError, LaunchSpec
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Node, Plan, Step
 from ansible_collections.elearning.moodle_fleet.tests.unit.plugins.module_utils._scaling.world import World
 from ansible_collections.elearning.moodle_fleet.trigger import awx, cli, output, runner
 from ansible_collections.elearning.moodle_fleet.trigger.lock import Locked, single_flight
@@ -200,6 +203,22 @@ def test_a_playbook_runs_with_the_plan_and_its_failure_is_told(
     bad = runner.run_playbook(playbook, tmp_path / "hosts", {"fleet_check_id": 2}, tmp_path / "runs" / "2")
     assert bad.status == "failed" and "got 2" in bad.message
     assert (tmp_path / "runs" / "2" / "env" / "extravars").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_quick_cloud_is_asked_for_nodes_while_ansible_starts(monkeypatch: pytest.MonkeyPatch, at_once: bool) -> None:
+    asked: list[LaunchSpec] = []
+
+    class Cloud:
+        def launch(self, spec: LaunchSpec) -> list[Node]:
+            asked.append(spec)
+            raise CloudError("no room: the playbook says so")
+
+    Cloud.at_once = at_once
+    monkeypatch.setattr(_fleet, "cloud_driver", lambda _fleet: Cloud())
+    plan = Plan((Step("launch", "2 wanted", count=2, token="t1", image="i", release="r", zones=("a", "b")), Step("drain", "", node="n")))
+    runner.launch_at_once(SimpleNamespace(), plan)
+    assert asked == ([LaunchSpec("web", 2, "t1", "i", "r", ["a", "b"], {"launch": "t1"})] if at_once else [])
 
 
 WATCHED = """
