@@ -72,6 +72,20 @@ def test_courses_outlive_the_node_that_served_them(moodle: LocalFleet) -> None:
         assert f"Course of {other}" not in browser.page.text
 
 
+def test_page_templates_come_with_the_release_and_no_site_makes_its_own(moodle: LocalFleet) -> None:
+    served = 0
+    for node in moodle.addresses("web"):
+        found = moodle.cloud._podman_checked(
+            "look for templates", "exec", node, "sh", "-c",
+            "find /var/cache/moodle-fleet/*/localcache/mustache -name '*.php'; ls /var/cache/moodle-fleet/*/localcache | wc -l;"
+            " ls /var/cache/moodle-fleet/component/*/templates | wc -l",
+        ).split()
+        assert len(found) == 2, found
+        served += int(found[0])
+        assert int(found[1]) > 1000
+    assert served > 0
+
+
 def test_a_second_run_brings_the_node_back_and_a_third_changes_nothing(moodle: LocalFleet) -> None:
     moodle.playbook("site", "-e", f"moodle_version={os.environ.get('MOODLE_VERSION', '')}")
     assert len(moodle.addresses("web")) == 2
