@@ -150,7 +150,7 @@ require is_file("$root/lib/setup.php") ? "$root/lib/setup.php" : "$root/public/l
 if (!class_exists('core_component')) {
     // Code without components: its version is all there is.
     echo json_encode([
-        'component' => null, 'definitions' => null, 'templates' => null, 'versions' => sha1_file("$CFG->dirroot/version.php"),
+        'component' => null, 'definitions' => null, 'output' => [], 'versions' => sha1_file("$CFG->dirroot/version.php"),
     ]);
     exit(0);
 }
@@ -171,8 +171,9 @@ foreach (core_component::get_plugin_types() as $type => $unused) {
         $collect("{$type}_{$plugin}", $file);
     }
 }
-// The page templates, and the code that Mustache makes of each: with the same options as renderer_base.
-$templates = null;
+// What pages are made of: which icons and templates there are, the templates' sources, and the code that Mustache makes of each,
+// with the same options as renderer_base.
+$made = null;
 if (class_exists('Mustache_Engine')) {
     require_once "$CFG->libdir/weblib.php";
     $made = new class extends Mustache_Cache_AbstractCache {
@@ -188,24 +189,29 @@ if (class_exists('Mustache_Engine')) {
     $engine = new Mustache_Engine([
         'cache' => $made, 'escape' => 's', 'pragmas' => [Mustache_Engine::PRAGMA_BLOCKS], 'disable_lambda_rendering' => true,
     ]);
-    $sources = [];
-    foreach (new RecursiveIteratorIterator(new RecursiveDirectoryIterator($CFG->dirroot)) as $path => $info) {
-        $path = substr($path, strlen($CFG->dirroot) + 1);
-        if (preg_match('~^(?!.*/(tests|node_modules|vendor)/).*/templates/.*\.mustache$~', $path)) {
-            try {
-                $engine->loadTemplate(file_get_contents($info->getPathname()));
-                $sources[$path] = file_get_contents($info->getPathname());
-            } catch (Mustache_Exception $unusable) {
-                // Moodle says so to whoever uses it.
-            }
+}
+$files = $sources = [];
+$flags = FilesystemIterator::SKIP_DOTS | FilesystemIterator::FOLLOW_SYMLINKS;
+foreach (new RecursiveIteratorIterator(new RecursiveDirectoryIterator($CFG->dirroot, $flags)) as $file => $info) {
+    $name = substr($file, strlen($CFG->dirroot) + 1);
+    if (!preg_match('~(^|/)(pix\w*|templates)/~', $name)) {
+        continue;
+    }
+    $files[$name] = true;
+    if ($made && str_ends_with($name, '.mustache') && !preg_match('~/(tests|node_modules|vendor)/~', $name)) {
+        try {
+            $engine->loadTemplate(file_get_contents($file));
+            $sources[$name] = file_get_contents($file);
+        } catch (Mustache_Exception $unusable) {
+            // Moodle says so to whoever uses it.
         }
     }
-    $templates = ['sources' => "<?php\nreturn " . var_export($sources, true) . ";\n"] + $made->code;
 }
+$list = static fn(array $values): string => "<?php\nreturn " . var_export($values, true) . ";\n";
 echo json_encode([
     'component' => core_component::get_cache_content(),
-    'definitions' => "<?php\nreturn " . var_export($all, true) . ";\n",
-    'templates' => $templates,
+    'definitions' => $list($all),
+    'output' => ['files' => $list($files)] + ($made ? ['sources' => $list($sources)] + $made->code : []),
     'versions' => core_component::get_all_versions_hash(),
 ]);
 """
@@ -329,10 +335,9 @@ class Releases:
         for key in ("component", "definitions", "versions"):
             if made[key]:
                 _write(os.path.join(self.derived(), f"{key}.php"), made[key])
-        if made["templates"]:
-            os.makedirs(os.path.join(self.derived(), "templates"), mode=0o755, exist_ok=True)
-            for name, code in made["templates"].items():
-                _write(os.path.join(self.derived(), "templates", f"{name}.php"), code)
+        os.makedirs(os.path.join(self.derived(), "output"), mode=0o755, exist_ok=True)
+        for name, code in made["output"].items():
+            _write(os.path.join(self.derived(), "output", f"{name}.php"), code)
         _write(os.path.join(self.derived(), "digest"), self.origin() + "\n")
 
     def activate(self) -> None:

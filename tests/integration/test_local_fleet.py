@@ -177,20 +177,24 @@ def test_the_lock_of_a_dead_request_is_taken_over_and_no_other(fleet: LocalFleet
 
 LOOKUPS = r"""
 require "/usr/lib/moodle-fleet/output.php";
-$CFG = (object) ["dirroot" => "/tmp/lookups/code", "dataroot" => "/tmp/lookups/data"];
-$files = ["$CFG->dirroot/a.svg", "$CFG->dataroot/pix_plugins/a.svg", "$CFG->dataroot/other/a.svg"];
+[$code, $data] = ["/tmp/lookups/code", "/tmp/lookups/data"];
+$CFG = (object) ["dirroot" => $code, "dataroot" => $data, "moodle_fleet_output" => "/tmp/lookups"];
+mkdir("/tmp/lookups");
+file_put_contents("/tmp/lookups/files.php", "<?php return ['pix/a.svg' => true];");
+$files = ["$code/pix/a.svg", "$code/pix/b.svg", "$code/lib.php", "$data/pix_plugins/a.svg", "$data/other/a.svg"];
 $see = fn() => array_map(core\output\file_exists(...), $files);
 $seen = [$see()];
-foreach ($files as $file) { mkdir(dirname($file), 0700, true); touch($file); }
+foreach (array_slice($files, 1) as $file) { is_dir(dirname($file)) || mkdir(dirname($file), 0700, true); touch($file); }
 echo json_encode([...$seen, $see()]);
 """
 
 
-def test_a_lookup_of_a_file_is_kept_only_where_nothing_changes(fleet: LocalFleet) -> None:
+def test_icons_and_templates_are_looked_up_in_the_list_of_the_release(fleet: LocalFleet) -> None:
     node = next(iter(fleet.addresses("web")))
     output = fleet.cloud._podman_checked("look for files", "exec", node, "php", "-r", LOOKUPS)
     fleet.cloud._podman_checked("clean up", "exec", node, "rm", "-r", "/tmp/lookups")
-    assert json.loads(output) == [[False, False, False], [False, False, True]]
+    # The list is not looked at again; among the site's own icons nothing changes within a request.
+    assert json.loads(output) == [[True, False, False, False, False], [True, False, True, False, True]]
 
 
 def test_a_killed_node_costs_no_failed_get(fleet: LocalFleet) -> None:

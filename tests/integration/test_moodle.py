@@ -78,7 +78,7 @@ def test_page_templates_come_with_the_release_and_no_site_makes_its_own(moodle: 
         found = moodle.cloud._podman_checked(
             "look for templates", "exec", node, "sh", "-c",
             "find /var/cache/moodle-fleet/*/localcache/mustache -name '*.php'; ls /var/cache/moodle-fleet/*/localcache | wc -l;"
-            " ls /var/cache/moodle-fleet/component/*/templates | wc -l",
+            " ls /var/cache/moodle-fleet/component/*/output | wc -l",
         ).split()
         assert len(found) == 2, found
         served += int(found[0])

@@ -137,9 +137,9 @@ $CFG = new stdClass();
         'siteidentifier' => md5("moodle-fleet:$name"),
     ];
     $files = ['moodle_fleet_cache_factory' => 'cache.php', 'moodle_fleet_session' => 'session.php'];
-    // The release's page templates.
-    $cfg->moodle_fleet_templates = $fleet['local_root'] . "/component/$release/templates";
-    if (PHP_SAPI !== 'cli' && is_file("$cfg->moodle_fleet_templates/sources.php")) {
+    // What the release brings for its pages.
+    $cfg->moodle_fleet_output = $fleet['local_root'] . "/component/$release/output";
+    if (PHP_SAPI !== 'cli' && is_file("$cfg->moodle_fleet_output/sources.php")) {
         $files += ['core\output\mustache_filesystem_loader' => 'templates.php', 'Mustache_Cache_FilesystemCache' => 'templates.php'];
     }
     spl_autoload_register(static function (string $class) use ($fleet, $files): void {

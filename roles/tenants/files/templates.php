@@ -19,7 +19,7 @@ namespace core\output {
 
         protected function loadFile($name) {
             global $CFG;
-            self::$sources ??= require "$CFG->moodle_fleet_templates/sources.php";
+            self::$sources ??= require "$CFG->moodle_fleet_output/sources.php";
             $file = $this->getFileName($name);
             return self::$sources[substr($file, strlen($CFG->dirroot) + 1)] ?? parent::loadFile($name);
         }
@@ -46,7 +46,7 @@ namespace {
 
         public function load($key) {
             global $CFG;
-            foreach ([$CFG->moodle_fleet_templates, $this->folder] as $folder) {
+            foreach ([$CFG->moodle_fleet_output, $this->folder] as $folder) {
                 if (is_file("$folder/$key.php")) {
                     require_once "$folder/$key.php";
                     return true;
