@@ -14,11 +14,13 @@ from site_client import Target, Visitor, health
 
 # What a fresh node does not have: Moodle's local caches. And, as the recipe's opposite, no compiled code either.
 FORGET_LOCAL = "rm -rf /var/cache/moodle-fleet/{tenant}/localcache/* /var/cache/moodle-fleet/{tenant}/localrequest/*"
-FORGET_CODE = "find /var/cache/moodle-fleet/opcache -mindepth 1 -delete"
+CODE = "/var/cache/moodle-fleet/opcache"
+FORGET_CODE = f"find {CODE} -mindepth 1 -delete"
+IMAGE_CODE = f"{FORGET_CODE}; cp -a {CODE}.image/. {CODE}/"
 HOW = {
     "cold: no compiled code, no warm-up": (FORGET_CODE, False),
-    "compiled code of the image, no warm-up": ("true", False),
-    "the recipe: warmed up before joining": ("true", True),
+    "compiled code of the image, no warm-up": (IMAGE_CODE, False),
+    "the recipe: warmed up before joining": (IMAGE_CODE, True),
 }
 
 
@@ -37,8 +39,10 @@ def start(node: WebNode, tenant: str, forget: str, warm: bool) -> None:
 def main(fleet: Fleet, given: argparse.Namespace) -> None:
     """The benchmark `first-hit`."""
     node, tenant = WebNode(fleet, 1), fleet.tenants[0]
+    # Always a new one: an earlier benchmark may have left other compiled code behind.
+    node.remove()
     node.start()
-    node.configure()
+    node.sh(f"cp -a {CODE} {CODE}.image")
     paths = page_paths(fleet)
     target = Target("fresh node", node.address, tenant["host"], headers={**forwarded(fleet), "Host": f"{tenant['host']}:{fleet.port}"})
 

@@ -115,7 +115,11 @@ class Container:
         self.shared = shared
 
     def start(self) -> bool:
-        """Start it; tells whether it is new."""
+        """Start it, anew where its image has changed; tells whether it is new."""
+        wanted = run("podman", "image", "inspect", "--format", "{{.Id}}", self.image).strip()
+        found = run("podman", "ps", "--all", "--no-trunc", "--filter", f"name=^{self.name}$", "--format", "{{.ImageID}}").strip()
+        if found and found != wanted:
+            self.remove()
         state = run("podman", "ps", "--all", "--filter", f"name=^{self.name}$", "--format", "{{.State}}").strip()
         if state:
             if state != "running":
