@@ -21,7 +21,8 @@ namespace core\output {
             global $CFG;
             self::$sources ??= require "$CFG->moodle_fleet_output/sources.php";
             $file = $this->getFileName($name);
-            return self::$sources[substr($file, strlen($CFG->dirroot) + 1)] ?? parent::loadFile($name);
+            $ours = str_starts_with($file, "$CFG->dirroot/");
+            return ($ours ? self::$sources[substr($file, strlen($CFG->dirroot) + 1)] ?? null : null) ?? parent::loadFile($name);
         }
 
         protected function getFileName($name) {
