@@ -17,18 +17,23 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check impo
     RunResult,
     check,
     explain,
-    open_ledger,
     run,
     sources_of,
     status,
 )
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet, FleetFileError, load
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger, LedgerError, Superseded
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings.kept import KeptError
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._kept import KeptError
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import (
+    Ledger,
+    LedgerError,
+    Locked,
+    Superseded,
+    open_ledger,
+    single_flight,
+)
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.trigger import release, report, tenants, usage
-from ansible_collections.elearning.moodle_fleet.trigger.lock import Locked, single_flight
 
 OK, WRONG_ARGUMENTS, WRONG_FILE, BLIND, FAILED, BUSY, INTERRUPTED = 0, 2, 3, 4, 5, 6, 130
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -199,7 +204,7 @@ def _check(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
             outcome = check(policy, ledger, sources_of(fleet), origin="dry run", manual=arguments.desired,
                             release=arguments.release, record=False)
     else:
-        with single_flight(fleet.state_dir / "check.lock") as lock, open_ledger(fleet) as ledger:
+        with single_flight(fleet, "check") as lock, open_ledger(fleet) as ledger:
             origin = "check" if arguments.desired is None else "by hand"
             outcome = run(policy, ledger, sources_of(fleet), lambda planned: act(planned, lock), origin=origin,
                           manual=arguments.desired, release=arguments.release)
@@ -250,7 +255,7 @@ def _metrics(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int
 def _notify(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
     from ansible_collections.elearning.moodle_fleet.trigger import notify
 
-    with single_flight(fleet.state_dir / "notify.lock"), open_ledger(fleet) as ledger:
+    with single_flight(fleet, "notify"), open_ledger(fleet) as ledger:
         told, failed = notify.run(fleet, policy, ledger, time.time(), dry_run=arguments.dry_run, test=arguments.test)
     if arguments.json:
         _print_json({"told": told, "failed": failed})

@@ -52,7 +52,7 @@ def fill(path: Path, days: float, size: int) -> None:
     reasons = (Reason("tracking", f"{size * 2.8:.1f} of {size * 4} workers busy (70%), target 70%: {size} nodes", size),)
     decision = Decision(size, "none", size, size, True, reasons)
     with Ledger(path) as ledger:
-        ledger._db.execute("PRAGMA synchronous=OFF")
+        ledger._store._db.execute("PRAGMA synchronous=OFF")
         for minute in range(int(days * 1440), -1, -1):
             at = now - minute * 60
             taken = Sample(at, 60.0, size * 2.8, size * 3, 0, size * 4, size, 60_000, True)
