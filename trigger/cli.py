@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     release.arguments(add("release", _release, "bring all tenants to another release"))
     sim = add("simulate", _simulate, "let a simulated fleet with this policy follow a load trace")
     sim.add_argument("--trace", required=True, type=Path, metavar="FILE",
-                     help="CSV with 'time,load' (seconds or ISO 8601; requests in service), or a ledger")
+                     help="CSV with 'time,load' (seconds or ISO 8601; requests in service), a ledger's file, or 'ledger' for the fleet's own")
     sim.add_argument("--events", type=Path, metavar="FILE",
                      help="what is known ahead: an iCalendar file, or the events.json that 'moodle-fleet events' left")
     sim.add_argument("--plot", type=Path, metavar="FILE", help="also draw it, as one HTML page")
@@ -365,7 +365,7 @@ def _simulate(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> in
     from ansible_collections.elearning.moodle_fleet.trigger.simulate import run_command
 
     try:
-        data, text = run_command(fleet.name, policy, arguments)
+        data, text = run_command(fleet, policy, arguments)
     except TraceError as exc:
         raise Wrong(str(exc)) from exc
     if arguments.json:

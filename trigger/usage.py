@@ -91,10 +91,10 @@ EXAMPLES: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
     ),
     "simulate": (
         (
-            ("moodle-fleet simulate --trace ledger.sqlite", "the load of the past, with the policy of today"),
+            ("moodle-fleet simulate --trace ledger", "the load of the past, with the policy of today"),
             ("moodle-fleet simulate --trace exam.csv --launch-seconds 90 --price 0.12 --plot exam.html", "what an exam would cost"),
         ),
-        "Reads the fleet file for the policy alone; nothing is contacted.",
+        "Reads the fleet file for the policy alone; neither cloud nor balancer is contacted.",
     ),
     "completion": (
         (
@@ -112,6 +112,7 @@ exit codes:
 
 environment:
   MOODLE_FLEET_FILE             the fleet file, where --fleet is not given
+  MOODLE_FLEET_LEDGER_PASSWORD  of a ledger in MariaDB, where no file holds it
   MOODLE_FLEET_AWX_URL, _TEMPLATE, _TOKEN, _TOKEN_FILE
                                 the job template that carries plans out
   NO_COLOR                      no colours, on a terminal as well

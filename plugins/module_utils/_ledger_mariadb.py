@@ -21,8 +21,8 @@ except ImportError:
 
 # The server ends the connection of a holder of which it has not heard for so long, and gives the lock to the next who asks.
 SILENCE, BEAT = 60, 15
-# Of MariaDB's errors; names are those of its documentation.
-LOST = (2006, 2013, 1053, 1927)
+# Numbers of MariaDB's errors; 0 is PyMySQL's for a connection that was found lost before.
+LOST = (0, 2006, 2013, 1053, 1927)
 NO_TABLE, ALREADY_THERE = 1146, (1050, 1060, 1061, 1062)
 REMEDIES = {
     (1044, 1045, 1049, 1142, 1698): "run playbooks/site.yml, which makes database and account; the password has to be the one it set",
@@ -58,8 +58,8 @@ def _clear_errors(access: Access) -> Iterator[None]:
     try:
         yield
     except pymysql.MySQLError as exc:
-        code = exc.args[0] if exc.args and isinstance(exc.args[0], int) else 0
-        text = str(exc.args[1]) if len(exc.args) > 1 else str(exc) or type(exc).__name__
+        code = exc.args[0] if exc.args and isinstance(exc.args[0], int) else -1
+        text = str(exc.args[1]) if code > 0 else "is not connected" if code == 0 else str(exc) or type(exc).__name__
         remedy = next((remedy for codes, remedy in REMEDIES.items() if code in codes), "see the message")
         raise store.LedgerError(f"ledger {access.name}: {text}: {remedy}") from exc
     except OSError as exc:
@@ -98,7 +98,7 @@ class MariaDB(store.Store):
         with _clear_errors(self._access):
             try:
                 return self._query(sql, values)
-            except pymysql.OperationalError as exc:
+            except pymysql.MySQLError as exc:
                 # A run can take longer than a server keeps a silent connection, or than it takes to restart.
                 if self._writing or exc.args[0] not in LOST:
                     raise
@@ -110,7 +110,7 @@ class MariaDB(store.Store):
         with _clear_errors(self._access):
             try:
                 self._begin()
-            except pymysql.OperationalError as exc:
+            except pymysql.MySQLError as exc:
                 if exc.args[0] not in LOST:
                     raise
                 self._again()

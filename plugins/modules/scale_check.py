@@ -123,6 +123,9 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet impo
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import LedgerError, Locked, open_ledger, single_flight
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 
+# Seconds to wait for another check: it takes less, unless it carries out a plan.
+PATIENCE = 15
+
 
 def main() -> None:
     """Entry point."""
@@ -142,8 +145,7 @@ def main() -> None:
     record = params["record"] and not module.check_mode
     try:
         fleet = load(params["fleet_file"], params["ledger_password"])
-        # What another check does takes seconds, unless it carries out a plan.
-        lock = single_flight(fleet, "check", wait=15) if record else contextlib.nullcontext()
+        lock = single_flight(fleet, "check", PATIENCE) if record else contextlib.nullcontext()
         with lock, open_ledger(fleet, trace=record) as ledger:
             outcome = check(
                 Policy.from_settings(fleet.scaling),

@@ -21,9 +21,8 @@ import pytest
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import BalancerError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import FleetFileError
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import LedgerError, Superseded
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import LedgerError, Locked, Superseded
 from ansible_collections.elearning.moodle_fleet.trigger import cli, output, usage
-from ansible_collections.elearning.moodle_fleet.trigger.lock import Locked
 
 ROOT = Path(__file__).parents[3]
 COMMAND = [sys.executable, "-m", "ansible_collections.elearning.moodle_fleet.trigger"]
