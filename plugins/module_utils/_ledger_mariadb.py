@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import ssl
 import threading
 from collections.abc import Iterator
@@ -66,6 +67,12 @@ def _clear_errors(access: Access) -> Iterator[None]:
         raise store.LedgerError(f"ledger {access.name}: {exc}: {REMEDIES[LOST]}") from exc
 
 
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Reading the system's authorities takes longer than all that a check asks of the ledger."""
+    return ssl.create_default_context()
+
+
 def _connect(access: Access, silence: int) -> Any:
     if pymysql is None:
         raise store.LedgerError(f"ledger {access.name}: the Python library PyMySQL is missing: pip install -r requirements.txt")
@@ -73,7 +80,7 @@ def _connect(access: Access, silence: int) -> Any:
         return pymysql.connect(
             host=access.host, port=access.port, user=access.user, password=access.password, database=access.database,
             charset="utf8mb4", autocommit=True, connect_timeout=5, read_timeout=30, write_timeout=30,
-            ssl=ssl.create_default_context() if access.tls else None,
+            ssl=_tls() if access.tls else None,
             init_command="SET SESSION sql_mode = 'ANSI_QUOTES,STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',"
                          f" innodb_lock_wait_timeout = 10, wait_timeout = {silence}",
         )

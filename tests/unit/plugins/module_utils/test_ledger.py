@@ -8,10 +8,14 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger, LedgerError
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils import _ledger_mariadb
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import load
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger, LedgerError, access, open_ledger, single_flight
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger_sqlite import SQLite
 from ansible_collections.elearning.moodle_fleet.tests.unit.plugins.module_utils.ledger_contract import *  # noqa: F403
 from ansible_collections.elearning.moodle_fleet.tests.unit.plugins.module_utils.ledger_contract import commit, hour, opened
@@ -76,3 +80,46 @@ def test_an_older_ledger_is_brought_up_with_its_weeks(tmp_path: Path, monkeypatc
     with Ledger(path) as ledger:
         assert ledger.slots([(0, 2_000_000)]) == (999_900, {999_900: 3.0, 1_000_200: 10.0})
         assert [row["inputs"] for row, _sample in ledger.recorded()] == [None] * 6
+
+
+@pytest.fixture(name="remote")
+def _remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of a fleet whose ledger is in MariaDB."""
+    monkeypatch.delenv("MOODLE_FLEET_LEDGER_PASSWORD", raising=False)
+    file = tmp_path / "moodle_fleet.yml"
+    file.write_text(yaml.safe_dump({
+        "plugin": "elearning.moodle_fleet.fleet", "fleet": "x", "state_dir": "state", "cloud": {"driver": "podman"},
+        "ledger": {"driver": "mariadb", "endpoint": "127.0.0.1:1"},
+    }, sort_keys=False))
+    return file
+
+
+def test_the_password_is_taken_from_who_gives_it_the_environment_or_a_file(remote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LedgerError, match="ledger fleet_ledger at 127.0.0.1:1: no password: set MOODLE_FLEET_LEDGER_PASSWORD.*ledger.password"):
+        open_ledger(load(remote))
+    (remote.parent / "state").mkdir()
+    (remote.parent / "state" / "ledger.password").write_text("of the file\n")
+    assert access(load(remote)).password == "of the file"
+    monkeypatch.setenv("MOODLE_FLEET_LEDGER_PASSWORD", "of the environment")
+    assert access(load(remote)).password == "of the environment"
+    given = load(remote, "given")
+    assert access(given).password == "given"
+    for shown in (repr(given), repr(access(given))):
+        assert "given" not in shown
+
+
+def test_another_file_may_hold_the_password(remote: Path) -> None:
+    remote.write_text(remote.read_text() + "  password_file: secret/ledger\n")
+    (remote.parent / "secret").mkdir()
+    (remote.parent / "secret" / "ledger").write_text("elsewhere")
+    assert access(load(remote)).password == "elsewhere"
+
+
+@pytest.mark.parametrize("use", [open_ledger, lambda fleet: single_flight(fleet, "check").__enter__()])
+def test_a_server_that_is_away_or_a_library_that_is_missing_is_said(use: Any, remote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LedgerError, match="fleet_ledger at 127.0.0.1:1: .*see whether the server runs"):
+        use(load(remote, "given"))
+    assert not (remote.parent / "state").exists()
+    monkeypatch.setattr(_ledger_mariadb, "pymysql", None)
+    with pytest.raises(LedgerError, match="PyMySQL is missing: pip install"):
+        use(load(remote, "given"))
