@@ -87,7 +87,7 @@ def _connect(access: Access, silence: int) -> Any:
 
 
 class MariaDB(store.Store):
-    """The ledger's database. Its schema is made with ``make``; without, ``made`` tells whether there is one."""
+    """The ledger's database. Without ``make`` an empty one stays so, and ``made`` is false."""
 
     def __init__(self, access: Access, *, make: bool = True) -> None:
         self.name = access.name
@@ -170,11 +170,11 @@ class MariaDB(store.Store):
         version = self._version()
         if version > len(store.MIGRATIONS):
             raise store.too_new(self.name, version)
-        if version == len(store.MIGRATIONS) or not make:
+        if version == len(store.MIGRATIONS) or not version and not make:
             return version
         lock = f"{self._access.database}.schema"
-        if not self._query("SELECT GET_LOCK(?, 30) AS got", (lock,))[0]["got"]:
-            raise store.LedgerError(f"ledger {self.name}: another process has been changing its schema for half a minute: look what hangs")
+        if not self._query("SELECT GET_LOCK(?, 20) AS got", (lock,))[0]["got"]:
+            raise store.LedgerError(f"ledger {self.name}: another process has been changing its schema for 20 seconds: look what hangs")
         try:
             # Another process may have migrated while this one waited for the lock.
             version = self._version()
