@@ -8,8 +8,9 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import BalancerError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import (
@@ -43,6 +44,19 @@ class Wrong(Exception):
     """Arguments that can't be used. The message says which, and what to do."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, in place of argparse's lines of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Wrong(usage.mistake(self.prog, message))
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_given: object, **_more: object) -> NoReturn:
+        print(f"{parser.prog} {usage.version()}")
+        parser.exit()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = _parser()
@@ -50,9 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         import argcomplete
 
         argcomplete.autocomplete(parser)
-    arguments = parser.parse_args(argv)
     try:
-        return _run(arguments)
+        return _run(parser.parse_args(argv))
     except Wrong as exc:
         code, message = WRONG_ARGUMENTS, str(exc)
     except (Locked, Superseded) as exc:
@@ -70,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{exc.filename}: " if exc.filename else ""
         code, message = WRONG_FILE, f"{where}{exc.strerror or exc}: check the path, its permissions and the room on the disk"
     print(f"moodle-fleet: {message}", file=sys.stderr)
-    if arguments.json:
+    if "--json" in (sys.argv[1:] if argv is None else argv):
         _print_json({"error": message, "exit_code": code})
     return code
 
@@ -86,12 +99,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="moodle-fleet", description="Keeps the web nodes of a Moodle fleet as many as the load needs, and says why.",
         epilog=usage.main_epilog(), formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--fleet", default=os.environ.get("MOODLE_FLEET_FILE", ""), metavar="FILE",
                         help="the fleet file (moodle_fleet.yml); default: MOODLE_FLEET_FILE")
+    parser.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, function: object, text: str) -> argparse.ArgumentParser:
@@ -106,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 
     one = add("check", _check, "one pass: observe, decide, plan and, if need be, act")
     one.add_argument("--dry-run", action="store_true", help="say what would be done; change and record nothing")
-    one.add_argument("--desired", type=int, metavar="N", help="ask for this many web nodes, within the bounds")
+    one.add_argument("--desired", type=_whole(0), metavar="N", help="ask for this many web nodes, within the bounds")
     one.add_argument("--release", default="", help="launch new nodes from the image of this release")
     one.add_argument("--playbook", type=Path, metavar="FILE", help="instead of the collection's playbooks/scale.yml")
     one.add_argument("--timeout", type=_within(1, 7 * 86400), default=3600.0, metavar="S", help="seconds a run may take (3600)")
@@ -122,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     told = add("explain", _explain, "the last decision in sentences")
     told.add_argument("check", nargs="?", type=int, help="number of another check")
     past = add("history", _history, "the latest checks")
-    past.add_argument("-n", "--limit", type=int, default=20, help="how many (20)")
+    past.add_argument("-n", "--limit", type=_whole(1), default=20, metavar="N", help="how many (20)")
     past.add_argument("--all", action="store_true", help="also checks that had nothing to do")
     stop = add("pause", _pause, "stop scaling for a while")
     stop.add_argument("--in-only", action="store_true", help="only scaling in; the fleet may still grow")
@@ -184,6 +198,14 @@ def _within(low: float, high: float) -> Callable[[str], float]:
     return number
 
 
+def _whole(low: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= 1_000_000:
+            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number, {low} or more")
+        return int(text)
+    return number
+
+
 def _duration(text: str) -> float:
     unit = _UNITS.get(text[-1:].lower())
     try:
@@ -236,19 +258,24 @@ def _metrics(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int
         with open_ledger(fleet, trace=False) as ledger:
             return metrics.render(fleet.name, policy, ledger, time.time())
 
+    if arguments.out and arguments.out.suffix != ".prom":
+        raise Wrong(f"--out {arguments.out}: give a name that ends in .prom: node_exporter reads no other")
     try:
         if arguments.listen:
             metrics.serve(arguments.listen, {
                 "/metrics": (metrics.TEXT, page),
                 "/targets": ("application/json", lambda: metrics.targets(sources_of(fleet).nodes())),
             })
-        elif arguments.out:
-            metrics.write(arguments.out, page())
-        else:
-            print(page(), end="")
+            return OK
+        text = page()
+        if arguments.out:
+            metrics.write(arguments.out, text)
     except metrics.MetricsError as exc:
-        print(f"moodle-fleet: {exc}", file=sys.stderr)
-        return 2
+        raise Wrong(str(exc)) from exc
+    if arguments.json:
+        _print_json({"fleet": fleet.name, "series": metrics.series(text)})
+    elif not arguments.out:
+        print(text, end="")
     return OK
 
 
@@ -259,7 +286,7 @@ def _notify(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
         told, failed = notify.run(fleet, policy, ledger, time.time(), dry_run=arguments.dry_run, test=arguments.test)
     if arguments.json:
         _print_json({"told": told, "failed": failed})
-    else:
+    elif told or not failed:
         print("\n".join(told or ["Nothing new to tell."]))
     for line in failed:
         print(f"moodle-fleet: {line}", file=sys.stderr)
@@ -418,9 +445,8 @@ def _events(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
     from ansible_collections.elearning.moodle_fleet.trigger import events
 
     if not fleet.events:
-        print(f"moodle-fleet: {fleet.path}: events: is missing: say 'events: {{tenants: true}}' to have quizzes and assignments "
-              "read, or 'events: {tenants: false, calendar: FILE}'", file=sys.stderr)
-        return WRONG_FILE
+        raise FleetFileError(fleet.path, "events: is missing: say 'events: {tenants: true}' to have quizzes and assignments read, or "
+                                         "'events: {tenants: false, calendar: FILE}'")
     now = time.time()
     with open_ledger(fleet, trace=False) as ledger:
         data = events.refresh(fleet, policy, ledger, now)
@@ -466,10 +492,10 @@ def _release(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int
     return _print_report(arguments, code, data, release.lines(data) if "tenants" in data else [], message)
 
 
-def _print_report(arguments: argparse.Namespace, code: int, data: object, lines: Sequence[str], message: str) -> int:
+def _print_report(arguments: argparse.Namespace, code: int, data: Mapping[str, object], lines: Sequence[str], message: str) -> int:
     if arguments.json:
-        _print_json(data)
-    else:
+        _print_json({**data, "error": message, "exit_code": code} if message else data)
+    elif lines:
         print("\n".join(lines))
     if message:
         print(f"moodle-fleet: {message}", file=sys.stderr)

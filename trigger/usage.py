@@ -4,6 +4,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from pathlib import Path
+
 EXIT_CODES = {
     0: "nothing to do, or done",
     1: "a fault in the program",
@@ -119,6 +123,31 @@ environment:
 
 'moodle-fleet COMMAND --help' has examples.
 """
+
+
+def mistake(program: str, message: str) -> str:
+    """What argparse complains of, with what to do."""
+    found = re.search(r"(.*invalid choice: '?([^' ]*)'?) \(choose from (.*)\)", message)
+    if not found:
+        return f"{message}; '{program} --help' has examples"
+    import difflib
+
+    known = re.findall(r"[\w.-]+", found[3])
+    near = difflib.get_close_matches(found[2], known, n=1)
+    return f"{found[1]}; " + (f"did you mean '{near[0]}'?" if near else f"use one of: {', '.join(known)}")
+
+
+def version() -> str:
+    """The version of this checkout, collection or package."""
+    root = Path(__file__).parents[1]
+    for name, pattern in (("galaxy.yml", r"^version: *(\S+)"), ("MANIFEST.json", r'"version": *"([^"]+)"')):
+        with contextlib.suppress(OSError):
+            found = re.search(pattern, (root / name).read_text(encoding="utf-8"), re.M)
+            if found:
+                return found[1]
+    from importlib.metadata import version as installed
+
+    return installed("moodle-fleet")
 
 
 def main_epilog() -> str:
