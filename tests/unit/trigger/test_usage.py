@@ -13,6 +13,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,6 +141,14 @@ def test_the_version_is_that_of_the_collection(capsys: pytest.CaptureFixture[str
         cli.main(["--version"])
     assert caught.value.code == 0
     assert f"version: {capsys.readouterr().out.split()[1]}\n" in (ROOT / "galaxy.yml").read_text()
+
+
+def test_the_package_has_all_that_the_command_imports() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    there = {file.parent.relative_to(ROOT) for folder in settings["package-dir"].values() for file in (ROOT / folder).rglob("__init__.py")}
+    there |= {Path(folder) for folder in settings["package-dir"].values()}
+    collection = "ansible_collections.elearning.moodle_fleet."
+    assert {one.removeprefix(collection) for one in settings["packages"]} == {".".join(path.parts) for path in there}
 
 
 def test_metrics_are_data_too(fleet_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
