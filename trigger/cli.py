@@ -15,7 +15,6 @@ from typing import NoReturn
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import BalancerError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import (
     Outcome,
-    RunResult,
     check,
     explain,
     run,
@@ -35,6 +34,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger imp
 )
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.trigger import release, report, tenants, usage
+from ansible_collections.elearning.moodle_fleet.trigger.act import actor
 
 OK, WRONG_ARGUMENTS, WRONG_FILE, BLIND, FAILED, BUSY, INTERRUPTED = 0, 2, 3, 4, 5, 6, 130
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -218,7 +218,7 @@ def _duration(text: str) -> float:
 
 
 def _check(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
-    act = None if arguments.dry_run else _actor(arguments, fleet)
+    act = None if arguments.dry_run else actor(arguments, fleet)
     if isinstance(act, str):
         raise Wrong(act)
     if act is None:
@@ -291,45 +291,6 @@ def _notify(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
     for line in failed:
         print(f"moodle-fleet: {line}", file=sys.stderr)
     return FAILED if failed else OK
-
-
-def _actor(arguments: argparse.Namespace, fleet: Fleet):  # type: ignore[no-untyped-def]
-    """What carries out a plan: a function of (outcome, lock), or a text that says what is missing."""
-
-    def variables(outcome: Outcome) -> dict[str, object]:
-        return {
-            "fleet_plan": outcome.plan.to_data()["steps"],
-            "fleet_check_id": outcome.check,
-            "fleet_file": str(fleet.path),
-        }
-
-    if not arguments.awx_url:
-        def local(outcome: Outcome, lock: int) -> RunResult:
-            from ansible_collections.elearning.moodle_fleet.trigger import runner
-
-            playbook = arguments.playbook or runner.COLLECTION / "playbooks" / "scale.yml"
-            return runner.run_playbook(playbook, fleet.path, variables(outcome),
-                                       fleet.state_dir / "runs" / f"{outcome.check:08d}", lock=lock,
-                                       timeout=arguments.timeout)
-        return local
-
-    token = os.environ.get("MOODLE_FLEET_AWX_TOKEN", "")
-    if arguments.awx_token_file:
-        try:
-            token = Path(arguments.awx_token_file).read_text(encoding="utf-8").strip()
-        except OSError as exc:
-            return f"the token file {arguments.awx_token_file} cannot be read: {exc.strerror}"
-    if not token or not arguments.awx_template:
-        return "AWX needs --awx-template and a token (--awx-token-file or MOODLE_FLEET_AWX_TOKEN)"
-
-    def remote(outcome: Outcome, _lock: int) -> RunResult:
-        from ansible_collections.elearning.moodle_fleet.trigger.awx import AWX
-
-        values = variables(outcome)
-        del values["fleet_file"]  # a path on this machine means nothing to AWX's
-        values["fleet_record"] = False  # nor has AWX this machine's ledger: the job's artifacts say what became of the plan
-        return AWX(arguments.awx_url, token, arguments.awx_template).run(values, limit=arguments.timeout)
-    return remote
 
 
 def _status(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:

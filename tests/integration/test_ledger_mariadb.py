@@ -18,6 +18,7 @@ import yaml
 from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils import _kept, _ledger_mariadb
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import Outcome, RunResult
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import run as run_check
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import load
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger, LedgerError, Locked
@@ -125,9 +126,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What the trigger would have carried out."""
     found: list[object] = []
 
-    def run(*given: object, **_more: object) -> cli.RunResult:
+    def run(*given: object, **_more: object) -> RunResult:
         found.append(given)
-        return cli.RunResult("done")
+        return RunResult("done")
 
     monkeypatch.setattr(runner, "run_playbook", run)
     return found
@@ -191,15 +192,15 @@ def test_a_check_whose_record_is_lost_in_the_middle_does_not_act(ledger: Ledger,
         run_check(Policy(), ledger, world.sources, lambda _outcome: pytest.fail("acted without a record"))
     ledger._store.run = run  # type: ignore[method-assign]
     assert len(ledger.checks(9)) == 1 and ledger.intents(0) == []
-    acted = run_check(Policy(), ledger, world.sources, lambda _outcome: cli.RunResult("done"))
+    acted = run_check(Policy(), ledger, world.sources, lambda _outcome: RunResult("done"))
     assert acted.status == "done"
 
 
 def test_a_run_may_outlive_the_connection(ledger: Ledger, access: Access, world: World, root: Root) -> None:
-    def act(outcome: cli.Outcome) -> cli.RunResult:
+    def act(outcome: Outcome) -> RunResult:
         root(f"KILL USER '{access.user}'")
         step = outcome.plan.steps[0]
-        return cli.RunResult("done", activities=[{"action": step.action, "token": step.token, "status": "done"}])
+        return RunResult("done", activities=[{"action": step.action, "token": step.token, "status": "done"}])
 
     grow(world, lambda: run_check(Policy(), ledger, world.sources, act))
     outcome = run_check(Policy(), ledger, world.sources, act)
