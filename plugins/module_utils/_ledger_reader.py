@@ -33,8 +33,9 @@ class LedgerReader:
             " ORDER BY started",
             begin if first is None else first, now,
         )
-        samples = self._store.rows("SELECT * FROM samples WHERE taken >= ? AND taken <= ? ORDER BY taken",
-                             min(begin, now - lookback), now)
+        samples = self._store.rows(
+            "SELECT * FROM samples WHERE taken >= ? AND taken <= ? ORDER BY taken", min(begin, now - lookback), now
+        )
         return History(
             recommended=tuple((float(row["started"]), int(row["recommended"])) for row in rows),
             samples=tuple(_sample(row) for row in samples),
@@ -187,9 +188,10 @@ class LedgerReader:
 
     def failures(self, since: float) -> list[dict[str, Any]]:
         """Launches and joins planned since then that failed, newest first."""
-        rows = self._store.rows("SELECT action, node, planned, message FROM activities WHERE planned >= ? AND status = 'failed'"
-                          " AND action IN ('launch', 'join') ORDER BY planned DESC, id DESC", since)
-        return [dict(row) for row in rows]
+        return self._store.rows(
+            "SELECT action, node, planned, message FROM activities WHERE planned >= ? AND status = 'failed'"
+            " AND action IN ('launch', 'join') ORDER BY planned DESC, id DESC", since,
+        )
 
     def lost_launches(self, since: float) -> int:
         """Launches announced since then whose nodes did not all appear in time."""

@@ -106,4 +106,3 @@ def too_new(name: str, version: int) -> LedgerError:
     return LedgerError(
         f"ledger {name}: written by a newer version ({version}, this one knows {len(MIGRATIONS)}): upgrade moodle-fleet on this machine"
     )
-

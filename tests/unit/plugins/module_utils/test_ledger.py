@@ -17,8 +17,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils import _led
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import load
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger, LedgerError, access, open_ledger, single_flight
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger_sqlite import SQLite
-from ansible_collections.elearning.moodle_fleet.tests.unit.plugins.module_utils.ledger_contract import *  # noqa: F403
-from ansible_collections.elearning.moodle_fleet.tests.unit.plugins.module_utils.ledger_contract import commit, hour, opened
+from ansible_collections.elearning.moodle_fleet.tests.unit.plugins.module_utils.ledger_contract import LedgerContract, commit, hour, opened
 
 
 @pytest.fixture(name="place")
@@ -30,6 +29,10 @@ def _place(tmp_path: Path) -> str:
 def _ledger_fixture(place: str) -> Iterator[Ledger]:
     with opened(place) as ledger:
         yield ledger
+
+
+class TestSQLite(LedgerContract):
+    """What every ledger does."""
 
 
 def test_files_are_for_their_owner_alone(ledger: Ledger) -> None:
