@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils import _kept
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet, cloud_driver
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger
@@ -26,7 +27,7 @@ def look(fleet: Fleet) -> dict[str, Any]:
 
     :raises KeptError: when the file can't be written.
     """
-    before = kept.load(fleet.state_dir, kept.TIERS)
+    before = _kept.load(fleet, kept.TIERS)
     failures: dict[str, str] = {}
     addresses: list[str] = []
     try:
@@ -40,8 +41,8 @@ def look(fleet: Fleet) -> dict[str, Any]:
         given = reader.Access("", {}, [])
     found = tiers.read(given, addresses, before)
     found["failures"].update(failures)
-    kept.write(fleet.state_dir, kept.TIERS, found)
-    return {"tiers": found["tiers"], "failures": found["failures"], "saturated": kept.saturated(fleet.state_dir, found["taken"])}
+    _kept.write(fleet, kept.TIERS, found)
+    return {"tiers": found["tiers"], "failures": found["failures"], "saturated": kept.saturated(fleet, found["taken"])}
 
 
 def model(policy: Policy, ledger: Ledger, now: float, given: argparse.Namespace) -> dict[str, Any]:

@@ -8,27 +8,33 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import BalancerError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import (
     Outcome,
-    RunResult,
     check,
     explain,
-    open_ledger,
     run,
     sources_of,
     status,
 )
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet, FleetFileError, load
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger, LedgerError, Superseded
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings.kept import KeptError
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._kept import KeptError
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import (
+    Ledger,
+    LedgerError,
+    Locked,
+    Superseded,
+    open_ledger,
+    single_flight,
+)
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.trigger import release, report, tenants, usage
-from ansible_collections.elearning.moodle_fleet.trigger.lock import Locked, single_flight
+from ansible_collections.elearning.moodle_fleet.trigger.act import actor
 
 OK, WRONG_ARGUMENTS, WRONG_FILE, BLIND, FAILED, BUSY, INTERRUPTED = 0, 2, 3, 4, 5, 6, 130
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -38,6 +44,19 @@ class Wrong(Exception):
     """Arguments that can't be used. The message says which, and what to do."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, in place of argparse's lines of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Wrong(usage.mistake(self.prog, message))
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_given: object, **_more: object) -> NoReturn:
+        print(f"{parser.prog} {usage.version()}")
+        parser.exit()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = _parser()
@@ -45,9 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         import argcomplete
 
         argcomplete.autocomplete(parser)
-    arguments = parser.parse_args(argv)
     try:
-        return _run(arguments)
+        return _run(parser.parse_args(argv))
     except Wrong as exc:
         code, message = WRONG_ARGUMENTS, str(exc)
     except (Locked, Superseded) as exc:
@@ -65,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{exc.filename}: " if exc.filename else ""
         code, message = WRONG_FILE, f"{where}{exc.strerror or exc}: check the path, its permissions and the room on the disk"
     print(f"moodle-fleet: {message}", file=sys.stderr)
-    if arguments.json:
+    if "--json" in (sys.argv[1:] if argv is None else argv):
         _print_json({"error": message, "exit_code": code})
     return code
 
@@ -81,12 +99,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="moodle-fleet", description="Keeps the web nodes of a Moodle fleet as many as the load needs, and says why.",
         epilog=usage.main_epilog(), formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--fleet", default=os.environ.get("MOODLE_FLEET_FILE", ""), metavar="FILE",
                         help="the fleet file (moodle_fleet.yml); default: MOODLE_FLEET_FILE")
+    parser.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, function: object, text: str) -> argparse.ArgumentParser:
@@ -101,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 
     one = add("check", _check, "one pass: observe, decide, plan and, if need be, act")
     one.add_argument("--dry-run", action="store_true", help="say what would be done; change and record nothing")
-    one.add_argument("--desired", type=int, metavar="N", help="ask for this many web nodes, within the bounds")
+    one.add_argument("--desired", type=_whole(0), metavar="N", help="ask for this many web nodes, within the bounds")
     one.add_argument("--release", default="", help="launch new nodes from the image of this release")
     one.add_argument("--playbook", type=Path, metavar="FILE", help="instead of the collection's playbooks/scale.yml")
     one.add_argument("--timeout", type=_within(1, 7 * 86400), default=3600.0, metavar="S", help="seconds a run may take (3600)")
@@ -117,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     told = add("explain", _explain, "the last decision in sentences")
     told.add_argument("check", nargs="?", type=int, help="number of another check")
     past = add("history", _history, "the latest checks")
-    past.add_argument("-n", "--limit", type=int, default=20, help="how many (20)")
+    past.add_argument("-n", "--limit", type=_whole(1), default=20, metavar="N", help="how many (20)")
     past.add_argument("--all", action="store_true", help="also checks that had nothing to do")
     stop = add("pause", _pause, "stop scaling for a while")
     stop.add_argument("--in-only", action="store_true", help="only scaling in; the fleet may still grow")
@@ -147,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     release.arguments(add("release", _release, "bring all tenants to another release"))
     sim = add("simulate", _simulate, "let a simulated fleet with this policy follow a load trace")
     sim.add_argument("--trace", required=True, type=Path, metavar="FILE",
-                     help="CSV with 'time,load' (seconds or ISO 8601; requests in service), or a ledger")
+                     help="CSV with 'time,load' (seconds or ISO 8601; requests in service), a ledger's file, or 'ledger' for the fleet's own")
     sim.add_argument("--events", type=Path, metavar="FILE",
                      help="what is known ahead: an iCalendar file, or the events.json that 'moodle-fleet events' left")
     sim.add_argument("--plot", type=Path, metavar="FILE", help="also draw it, as one HTML page")
@@ -179,6 +198,14 @@ def _within(low: float, high: float) -> Callable[[str], float]:
     return number
 
 
+def _whole(low: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= 1_000_000:
+            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number, {low} or more")
+        return int(text)
+    return number
+
+
 def _duration(text: str) -> float:
     unit = _UNITS.get(text[-1:].lower())
     try:
@@ -191,7 +218,7 @@ def _duration(text: str) -> float:
 
 
 def _check(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
-    act = None if arguments.dry_run else _actor(arguments, fleet)
+    act = None if arguments.dry_run else actor(arguments, fleet)
     if isinstance(act, str):
         raise Wrong(act)
     if act is None:
@@ -199,7 +226,7 @@ def _check(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
             outcome = check(policy, ledger, sources_of(fleet), origin="dry run", manual=arguments.desired,
                             release=arguments.release, record=False)
     else:
-        with single_flight(fleet.state_dir / "check.lock") as lock, open_ledger(fleet) as ledger:
+        with single_flight(fleet, "check") as lock, open_ledger(fleet) as ledger:
             origin = "check" if arguments.desired is None else "by hand"
             outcome = run(policy, ledger, sources_of(fleet), lambda planned: act(planned, lock), origin=origin,
                           manual=arguments.desired, release=arguments.release)
@@ -231,74 +258,39 @@ def _metrics(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int
         with open_ledger(fleet, trace=False) as ledger:
             return metrics.render(fleet.name, policy, ledger, time.time())
 
+    if arguments.out and arguments.out.suffix != ".prom":
+        raise Wrong(f"--out {arguments.out}: give a name that ends in .prom: node_exporter reads no other")
     try:
         if arguments.listen:
             metrics.serve(arguments.listen, {
                 "/metrics": (metrics.TEXT, page),
                 "/targets": ("application/json", lambda: metrics.targets(sources_of(fleet).nodes())),
             })
-        elif arguments.out:
-            metrics.write(arguments.out, page())
-        else:
-            print(page(), end="")
+            return OK
+        text = page()
+        if arguments.out:
+            metrics.write(arguments.out, text)
     except metrics.MetricsError as exc:
-        print(f"moodle-fleet: {exc}", file=sys.stderr)
-        return 2
+        raise Wrong(str(exc)) from exc
+    if arguments.json:
+        _print_json({"fleet": fleet.name, "series": metrics.series(text)})
+    elif not arguments.out:
+        print(text, end="")
     return OK
 
 
 def _notify(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
     from ansible_collections.elearning.moodle_fleet.trigger import notify
 
-    with single_flight(fleet.state_dir / "notify.lock"), open_ledger(fleet) as ledger:
+    with single_flight(fleet, "notify"), open_ledger(fleet) as ledger:
         told, failed = notify.run(fleet, policy, ledger, time.time(), dry_run=arguments.dry_run, test=arguments.test)
     if arguments.json:
         _print_json({"told": told, "failed": failed})
-    else:
+    elif told or not failed:
         print("\n".join(told or ["Nothing new to tell."]))
     for line in failed:
         print(f"moodle-fleet: {line}", file=sys.stderr)
     return FAILED if failed else OK
-
-
-def _actor(arguments: argparse.Namespace, fleet: Fleet):  # type: ignore[no-untyped-def]
-    """What carries out a plan: a function of (outcome, lock), or a text that says what is missing."""
-
-    def variables(outcome: Outcome) -> dict[str, object]:
-        return {
-            "fleet_plan": outcome.plan.to_data()["steps"],
-            "fleet_check_id": outcome.check,
-            "fleet_file": str(fleet.path),
-        }
-
-    if not arguments.awx_url:
-        def local(outcome: Outcome, lock: int) -> RunResult:
-            from ansible_collections.elearning.moodle_fleet.trigger import runner
-
-            playbook = arguments.playbook or runner.COLLECTION / "playbooks" / "scale.yml"
-            return runner.run_playbook(playbook, fleet.path, variables(outcome),
-                                       fleet.state_dir / "runs" / f"{outcome.check:08d}", lock=lock,
-                                       timeout=arguments.timeout,
-                                       meanwhile=lambda: runner.launch_at_once(fleet, outcome.plan))
-        return local
-
-    token = os.environ.get("MOODLE_FLEET_AWX_TOKEN", "")
-    if arguments.awx_token_file:
-        try:
-            token = Path(arguments.awx_token_file).read_text(encoding="utf-8").strip()
-        except OSError as exc:
-            return f"the token file {arguments.awx_token_file} cannot be read: {exc.strerror}"
-    if not token or not arguments.awx_template:
-        return "AWX needs --awx-template and a token (--awx-token-file or MOODLE_FLEET_AWX_TOKEN)"
-
-    def remote(outcome: Outcome, _lock: int) -> RunResult:
-        from ansible_collections.elearning.moodle_fleet.trigger.awx import AWX
-
-        values = variables(outcome)
-        del values["fleet_file"]  # a path on this machine means nothing to AWX's
-        values["fleet_record"] = False  # nor has AWX this machine's ledger: the job's artifacts say what became of the plan
-        return AWX(arguments.awx_url, token, arguments.awx_template).run(values, limit=arguments.timeout)
-    return remote
 
 
 def _status(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
@@ -361,7 +353,7 @@ def _simulate(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> in
     from ansible_collections.elearning.moodle_fleet.trigger.simulate import run_command
 
     try:
-        data, text = run_command(fleet.name, policy, arguments)
+        data, text = run_command(fleet, policy, arguments)
     except TraceError as exc:
         raise Wrong(str(exc)) from exc
     if arguments.json:
@@ -414,9 +406,8 @@ def _events(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int:
     from ansible_collections.elearning.moodle_fleet.trigger import events
 
     if not fleet.events:
-        print(f"moodle-fleet: {fleet.path}: events: is missing: say 'events: {{tenants: true}}' to have quizzes and assignments "
-              "read, or 'events: {tenants: false, calendar: FILE}'", file=sys.stderr)
-        return WRONG_FILE
+        raise FleetFileError(fleet.path, "events: is missing: say 'events: {tenants: true}' to have quizzes and assignments read, or "
+                                         "'events: {tenants: false, calendar: FILE}'")
     now = time.time()
     with open_ledger(fleet, trace=False) as ledger:
         data = events.refresh(fleet, policy, ledger, now)
@@ -462,10 +453,10 @@ def _release(arguments: argparse.Namespace, fleet: Fleet, policy: Policy) -> int
     return _print_report(arguments, code, data, release.lines(data) if "tenants" in data else [], message)
 
 
-def _print_report(arguments: argparse.Namespace, code: int, data: object, lines: Sequence[str], message: str) -> int:
+def _print_report(arguments: argparse.Namespace, code: int, data: Mapping[str, object], lines: Sequence[str], message: str) -> int:
     if arguments.json:
-        _print_json(data)
-    else:
+        _print_json({**data, "error": message, "exit_code": code} if message else data)
+    elif lines:
         print("\n".join(lines))
     if message:
         print(f"moodle-fleet: {message}", file=sys.stderr)

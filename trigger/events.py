@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils import _kept
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings import kept, reader
@@ -32,7 +33,7 @@ def refresh(fleet: Fleet, policy: Policy, ledger: Ledger, now: float) -> dict[st
 
     :raises KeptError: when the file can't be written.
     """
-    before = kept.load(fleet.state_dir, kept.EVENTS)
+    before = _kept.load(fleet, kept.EVENTS)
     failures: dict[str, str] = {}
     found: list[events.Event] = []
     tenants = 0
@@ -63,7 +64,7 @@ def refresh(fleet: Fleet, policy: Policy, ledger: Ledger, now: float) -> dict[st
         **foreseen.to_data(), "tenants": tenants, "failures": failures, "silent": silent,
         "learnt": {kind: asdict(habit) for kind, habit in learnt.habits.items()}, "service_seconds": round(learnt.seconds, 4),
     }
-    kept.write(fleet.state_dir, kept.EVENTS, data)
+    _kept.write(fleet, kept.EVENTS, data)
     return data
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -82,6 +83,18 @@ def render(fleet: str, policy: Policy, ledger: Ledger, now: float) -> str:
     page.add("activities_last_hour", "Steps planned within the last hour that have ended.",
              [({"action": action, "status": result}, activities.get((action, result), 0)) for action, result in dict.fromkeys((*known, *activities))])
     return "\n".join(page.lines) + "\n"
+
+
+def series(text: str) -> list[dict[str, Any]]:
+    """A page as data: name, labels and value of each series."""
+    found = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            name, _brace, rest = line.partition("{")
+            told, _space, value = rest.rpartition("} ")
+            labels = {key: json.loads(f'"{one}"') for key, one in re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', told)}
+            found.append({"name": name, "labels": labels, "value": float(value)})
+    return found
 
 
 def _check(page: _Page, latest: Sequence[Mapping[str, Any]], ledger: Ledger) -> None:

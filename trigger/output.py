@@ -126,7 +126,7 @@ def watch_lines(read: Callable[[], Mapping[str, Any]], seconds: float) -> None:
 def history(rows: Sequence[Mapping[str, Any]]) -> None:
     """The latest checks, newest first."""
     if not rows:
-        print("No check has changed anything yet.")
+        print("No check has changed anything yet; 'moodle-fleet history --all' also lists those that had nothing to do.")
         return
     lines = []
     for row in rows:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger, open_ledger
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling import elasticity, queueing
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import (
@@ -30,6 +30,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.tr
 )
 
 if TYPE_CHECKING:
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet
     from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import Survey
     from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Decision, Sample
     from ansible_collections.elearning.moodle_fleet.trigger.report.story import Story
@@ -39,11 +40,14 @@ SHOWN_DECISIONS = 20
 HOLD = 600.0
 
 
-def read(path: Path, policy: Policy) -> tuple[Trace, Replay | None]:
-    """The trace of a CSV file, or of a ledger together with its decisions made again.
+def read(path: Path, policy: Policy, fleet: Fleet) -> tuple[Trace, Replay | None]:
+    """The trace of a CSV file, or of a ledger together with its decisions made again; ``ledger`` is the fleet's own.
 
     :raises TraceError: naming file, place and remedy.
     """
+    if path == Path("ledger"):
+        with open_ledger(fleet, trace=False) as book:
+            return _past(book, policy)
     try:
         with open(path, "rb") as handle:
             ledger = handle.read(len(SQLITE)) == SQLITE
@@ -52,14 +56,18 @@ def read(path: Path, policy: Policy) -> tuple[Trace, Replay | None]:
     try:
         if ledger:
             with Ledger(path) as book:
-                again = replay(policy, book.recorded(), book.all_pauses())
-                return from_samples(sample for _row, sample in book.recorded()), again
+                return _past(book, policy)
         with open(path, encoding="utf-8-sig", newline="") as text:
             return from_csv(text), None
     except UnicodeDecodeError as exc:
         raise TraceError(f"{path}: is not text: give CSV in UTF-8 with 'time,load', or a ledger") from exc
     except TraceError as exc:
         raise TraceError(f"{path}: {exc}") from exc
+
+
+def _past(book: Ledger, policy: Policy) -> tuple[Trace, Replay]:
+    again = replay(policy, book.recorded(), book.all_pauses())
+    return from_samples(sample for _row, sample in book.recorded()), again
 
 
 def result(policy: Policy, trace: Trace, model: Model, run: Run, again: Replay | None, *, patience: float, price: float | None) -> dict[str, Any]:
@@ -125,9 +133,9 @@ def _served(policy: Policy, trace: Trace, run: Run) -> list[tuple[float, float]]
     return rows
 
 
-def run_command(fleet_name: str, policy: Policy, arguments: Any) -> tuple[dict[str, Any], str]:
+def run_command(fleet: Fleet, policy: Policy, arguments: Any) -> tuple[dict[str, Any], str]:
     """Simulate as the command line asks; the result as data and, for people, as text."""
-    trace, again = read(arguments.trace, policy)
+    trace, again = read(arguments.trace, policy, fleet)
     model = Model(
         launch_seconds=arguments.launch_seconds, drain_seconds=arguments.drain_seconds, interval=arguments.interval,
         metric_lag=arguments.metric_lag, launch_failures=arguments.launch_failures, node_life=arguments.node_life,
@@ -156,10 +164,10 @@ def run_command(fleet_name: str, policy: Policy, arguments: Any) -> tuple[dict[s
 
         story.forecast(outcome.outlooks)
         try:
-            write(arguments.plot, simulation_page(fleet_name, policy, story, data, arguments.price))
+            write(arguments.plot, simulation_page(fleet.name, policy, story, data, arguments.price))
         except ReportError as exc:
             raise TraceError(f"--plot {exc}") from exc
-    return data, _text(fleet_name, data, seconds)
+    return data, _text(fleet.name, data, seconds)
 
 
 def _tell(story: Story, now: float, taken: Sample, decision: Decision, seen: Survey) -> None:

@@ -26,7 +26,7 @@ ACTIONS = {
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     parser.add_argument("action", choices=ACTIONS, help="; ".join(f"{name}: {text}" for name, (_playbook, text) in ACTIONS.items()))
-    parser.add_argument("names", nargs="*", metavar="TENANT", help="backup, drill: which, all by default; restore: the one")
+    parser.add_argument("names", nargs="*", default=[], metavar="TENANT", help="backup, drill: which, all by default; restore: the one")
     parser.add_argument("--from", dest="origin", default="", metavar="TENANT", help="restore: the tenant whose backup it is")
     parser.add_argument("--snapshot", default="latest", metavar="ID", help="restore: which (the newest)")
     parser.add_argument("--overwrite", action="store_true", help="restore: replace a site that is there")
@@ -63,6 +63,8 @@ def run_playbook(name: str, what: str, values: Mapping[str, Any], fleet: Fleet, 
     playbook = runner.COLLECTION / "playbooks" / f"{name}.yml"
     done = runner.run_playbook(playbook, fleet.path, {**values, "tenants_report": str(report)}, folder, timeout=timeout)
     data = _read(report)
+    if done.status == "done" and not data and what != "apply":
+        return 5, {}, "the fleet has no jobs node that could do it: run playbooks/site.yml first"
     return (0, data, "") if done.status == "done" else (5, data, done.message)
 
 

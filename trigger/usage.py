@@ -4,6 +4,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from pathlib import Path
+
 EXIT_CODES = {
     0: "nothing to do, or done",
     1: "a fault in the program",
@@ -91,10 +95,10 @@ EXAMPLES: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
     ),
     "simulate": (
         (
-            ("moodle-fleet simulate --trace ledger.sqlite", "the load of the past, with the policy of today"),
+            ("moodle-fleet simulate --trace ledger", "the load of the past, with the policy of today"),
             ("moodle-fleet simulate --trace exam.csv --launch-seconds 90 --price 0.12 --plot exam.html", "what an exam would cost"),
         ),
-        "Reads the fleet file for the policy alone; nothing is contacted.",
+        "Reads the fleet file for the policy alone; neither cloud nor balancer is contacted.",
     ),
     "completion": (
         (
@@ -112,12 +116,38 @@ exit codes:
 
 environment:
   MOODLE_FLEET_FILE             the fleet file, where --fleet is not given
+  MOODLE_FLEET_LEDGER_PASSWORD  of a ledger in MariaDB, where no file holds it
   MOODLE_FLEET_AWX_URL, _TEMPLATE, _TOKEN, _TOKEN_FILE
                                 the job template that carries plans out
   NO_COLOR                      no colours, on a terminal as well
 
 'moodle-fleet COMMAND --help' has examples.
 """
+
+
+def mistake(program: str, message: str) -> str:
+    """What argparse complains of, with what to do."""
+    found = re.search(r"(.*invalid choice: '?([^' ]*)'?) \(choose from (.*)\)", message)
+    if not found:
+        return f"{message}; '{program} --help' has examples"
+    import difflib
+
+    known = re.findall(r"[\w.-]+", found[3])
+    near = difflib.get_close_matches(found[2], known, n=1)
+    return f"{found[1]}; " + (f"did you mean '{near[0]}'?" if near else f"use one of: {', '.join(known)}")
+
+
+def version() -> str:
+    """The version of this checkout, collection or package."""
+    root = Path(__file__).parents[1]
+    for name, pattern in (("galaxy.yml", r"^version: *(\S+)"), ("MANIFEST.json", r'"version": *"([^"]+)"')):
+        with contextlib.suppress(OSError):
+            found = re.search(pattern, (root / name).read_text(encoding="utf-8"), re.M)
+            if found:
+                return found[1]
+    from importlib.metadata import version as installed
+
+    return installed("moodle-fleet")
 
 
 def main_epilog() -> str:

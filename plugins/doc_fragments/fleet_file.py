@@ -21,6 +21,15 @@ requirements:
   - PyYAML
 """
 
+    LEDGER = r"""
+options:
+  ledger_password:
+    description:
+      - Password of a ledger that is kept in MariaDB. Without it, and with a ledger that is a file, it is found as the command
+        C(moodle-fleet) finds it, in the environment variable E(MOODLE_FLEET_LEDGER_PASSWORD) or in a file.
+    type: str
+"""
+
     ATTRIBUTES = r"""
 options: {}
 attributes:

@@ -63,6 +63,9 @@ options:
   notifications:
     description: Whom C(moodle-fleet notify) tells what.
     type: dict
+  ledger:
+    description: Where the fleet's history and its lock are kept (C(driver), C(endpoint), C(database), C(user), C(tls), C(password_file)).
+    type: dict
   phases:
     description: Whether to ask the balancer for the members' states, so that hosts get their phase.
     type: bool
@@ -106,6 +109,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet impo
     cloud_driver,
     load,
 )
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import password_file
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Node
 
 PORTS = {"database": 3306, "cache": 6379, "logs": 2514}
@@ -158,6 +162,13 @@ def networks(fleet: Fleet, known: dict[str, list[str]]) -> dict[str, list[str]]:
         "fleet_netmask": [ipaddress.ip_network(network).with_netmask for network in known["fleet"]],
         "controller": [*known["controller"], *fleet.balancer["management_networks"]],
     }
+
+
+def ledger(fleet: Fleet) -> dict[str, Any]:
+    """Where the ledger is kept; of one in MariaDB, what makes its database and account."""
+    if fleet.ledger["driver"] != "mariadb":
+        return {"driver": fleet.ledger["driver"]}
+    return {**fleet.ledger, "password_file": str(password_file(fleet))}
 
 
 def host(node: Node, connection: dict[str, Any], phase: str) -> Host:
@@ -250,6 +261,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         self.inventory.set_variable("all", "moodle_fleet_networks", data["networks"])
         self.inventory.set_variable("all", "moodle_fleet_file", str(fleet.path))
         self.inventory.set_variable("all", "moodle_fleet_state_dir", str(fleet.state_dir))
+        self.inventory.set_variable("all", "moodle_fleet_ledger", ledger(fleet))
         for one in data["hosts"]:
             name = self.inventory.add_host(one["name"])
             for group in one["groups"]:

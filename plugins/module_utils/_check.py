@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import BalancerError, Counters
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import FILE_NAME, MEMORY, Ledger
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._kept import chosen_image
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings import kept
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.decide import decide
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.events import Foreseen
@@ -126,19 +127,9 @@ class RunResult:
     activities: Sequence[Mapping[str, Any]] = ()
 
 
-def open_ledger(fleet: Fleet, *, trace: bool = True) -> Ledger:
-    """The fleet's ledger; without ``trace`` a ledger that does not exist yet is not made."""
-    path = fleet.state_dir / FILE_NAME
-    return Ledger(path if trace or path.exists() else MEMORY)
-
-
 def sources_of(fleet: Fleet) -> Sources:
     """The real world of a fleet. Drivers are loaded here and not before: most commands need none."""
-    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import (
-        balancer_reader,
-        chosen_image,
-        cloud_driver,
-    )
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import balancer_reader, cloud_driver
 
     cloud = cloud_driver(fleet)
 
@@ -155,11 +146,11 @@ def sources_of(fleet: Fleet) -> Sources:
         return "", release
 
     def events(until: float) -> Foreseen | None:
-        return kept.foreseen(fleet.state_dir, until) if fleet.events else None
+        return kept.foreseen(fleet, until) if fleet.events else None
 
     return Sources(
         nodes=lambda: observed_nodes(cloud), read=read, probe=probe_health, image=image, zones=tuple(cloud.zones()),
-        settle=cloud.settle, events=events, saturated=lambda: kept.saturated(fleet.state_dir, time.time()), hear=cloud.hear,
+        settle=cloud.settle, events=events, saturated=lambda: kept.saturated(fleet, time.time()), hear=cloud.hear,
     )
 
 

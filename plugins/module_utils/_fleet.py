@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Node
 
 PLUGIN = "elearning.moodle_fleet.fleet"
-# Beside keys and ledger: the image that new web nodes start from.
-CHOSEN_IMAGE = "image"
 
 
 # Import statements, not importlib: Ansible packs into a module only what it finds imported. Inside functions: a check
@@ -85,7 +83,8 @@ class Fleet:
     """A validated fleet file with every default filled in.
 
     ``cloud``, ``balancer``, ``services``, ``scaling`` and ``events`` are the file's sections, the last one empty where nothing
-    is to be known ahead; ``state_dir`` is the controller's folder for this fleet (keys, host keys, ledger).
+    is to be known ahead; ``state_dir`` is the controller's folder for this fleet (keys, host keys, ledger). ``ledger`` has its
+    endpoint and ``tls`` filled in from the database service.
     """
 
     name: str
@@ -99,6 +98,9 @@ class Fleet:
     costs: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     notifications: Mapping[str, Any] = field(default_factory=dict)
+    ledger: Mapping[str, Any] = field(default_factory=dict)
+    # Of a ledger in MariaDB, where a module was given it; else it is found when it is needed.
+    ledger_password: str = field(default="", repr=False)
 
 
 def _calendar_problem(value: str) -> str | None:
@@ -237,6 +239,16 @@ TOP = {
         "textfile": Field(str, pattern="/.+[.]prom", help="file that each check writes, for node_exporter's collector"),
     }),
     "notifications": Field(dict, default={}, fields=_NOTIFICATIONS, help="who is told of what"),
+    "ledger": Field(dict, default={}, help="where the history is kept, and the lock that lets one check at a time run", fields={
+        "driver": Field(str, default="sqlite", choices=("sqlite", "mariadb"),
+                        help="`sqlite`: files in `state_dir`; `mariadb`: a database, for controllers that keep no disk"),
+        "endpoint": Field(str, check=_endpoint_problem, help="host:port of MariaDB; default: that of `services.database`"),
+        "database": Field(str, default="fleet_ledger", pattern="[a-z][a-z0-9_]{0,47}", help="database of the ledger alone"),
+        "user": Field(str, default="fleet_ledger", pattern="[a-z][a-z0-9_]{0,31}", help="account of the ledger alone"),
+        "tls": Field(bool, help="reach it by TLS; default: as `services.database`"),
+        "password_file": Field(str, help="file with the password, relative to this file; default: `ledger.password` in `state_dir`, where "
+                                         "site.yml writes it. The environment variable MOODLE_FLEET_LEDGER_PASSWORD goes before it"),
+    }),
     "management_networks": Field(list, default=[], items=Field(str, check=_network_problem),
                                  help="networks that may read HAProxy's counters"),
     # Ansible's own inventory options pass through.
@@ -261,6 +273,20 @@ def _driver_section(
 def _scaling_section(section: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
     problems.extend(Problem(f"scaling.{key}", value, remedy) for key, value, remedy in validate_policy(section))
     return dict(section)
+
+
+def _ledger_section(given: dict[str, Any], named: Mapping[str, Any], database: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+    """What is left out is that of the database service. ``named`` is the section as it stands in the file."""
+    if given["driver"] == "sqlite":
+        problems.extend(
+            Problem(f"ledger.{key}", value, "needs driver: mariadb; a ledger in SQLite is a file in state_dir")
+            for key, value in named.items() if key in given and key != "driver"
+        )
+        return given
+    if not given["endpoint"] and not database.get("endpoint"):
+        problems.append(Problem("ledger.endpoint", None, "is missing: give host:port of the database, for example db.example.org:3306"))
+    tls = given["tls"] if given["tls"] is not None else not given["endpoint"] and database.get("tls", False)
+    return {**given, "endpoint": given["endpoint"] or database.get("endpoint"), "tls": bool(tls)}
 
 
 def _fits_alb(top: dict[str, Any], problems: list[Problem]) -> None:
@@ -291,6 +317,9 @@ def validate(values: Any, path: str | os.PathLike[str]) -> Fleet:
     if isinstance(top.get("balancer"), Mapping) and top["balancer"].get("driver") == "alb":
         _fits_alb(top, problems)
     top["scaling"] = _scaling_section(top.get("scaling") or {}, problems)
+    if not problems:
+        given = top["ledger"] or apply("ledger", {}, TOP["ledger"], problems)
+        top["ledger"] = _ledger_section(given, values.get("ledger") or {}, top["services"].get("database") or {}, problems)
     if problems:
         raise FleetFileError(path, problems)
     services = {}
@@ -318,11 +347,12 @@ def validate(values: Any, path: str | os.PathLike[str]) -> Fleet:
         costs=top["costs"],
         metrics=top["metrics"],
         notifications=top["notifications"],
+        ledger=top["ledger"],
     )
 
 
-def load(path: str | os.PathLike[str]) -> Fleet:
-    """Read and check a fleet file.
+def load(path: str | os.PathLike[str], ledger_password: str | None = None) -> Fleet:
+    """Read and check a fleet file. ``ledger_password`` is kept for who opens the ledger.
 
     :raises FleetFileError: when it can't be read, is not YAML, or holds a mistake.
     """
@@ -339,7 +369,8 @@ def load(path: str | os.PathLike[str]) -> Fleet:
         values = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as exc:
         raise FleetFileError(path, f"is not valid YAML: {' '.join(str(exc).split())}") from exc
-    return validate(values, path)
+    fleet = validate(values, path)
+    return replace(fleet, ledger_password=ledger_password) if ledger_password else fleet
 
 
 def cloud_driver(fleet: Fleet) -> CloudDriver:
@@ -348,18 +379,10 @@ def cloud_driver(fleet: Fleet) -> CloudDriver:
     return driver
 
 
-def chosen_image(fleet: Fleet) -> str:
-    """Id of the image that the last bake settled on; empty where none has. After a rollback it isn't the newest one."""
-    try:
-        return (fleet.state_dir / CHOSEN_IMAGE).read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
-
-
 def balancer_reader(fleet: Fleet, addresses: list[str], nodes: Sequence[Node] = ()) -> BalancerReader:
     """A reader of the fleet's balancers; ``addresses`` are those of its balancer nodes, ``nodes`` all of its nodes."""
     reader: BalancerReader = BALANCERS[fleet.balancer["driver"]]().reader(fleet, addresses, nodes)
     return reader
 
 
-__all__ = ["CHOSEN_IMAGE", "Fleet", "FleetFileError", "balancer_reader", "chosen_image", "cloud_driver", "load", "validate"]
+__all__ = ["Fleet", "FleetFileError", "balancer_reader", "cloud_driver", "load", "validate"]

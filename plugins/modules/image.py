@@ -15,6 +15,7 @@ description:
   - The recipe is told by a fingerprint of its folders and variables, so that a changed role makes the image out of date.
 extends_documentation_fragment:
   - elearning.moodle_fleet.fleet_file
+  - elearning.moodle_fleet.fleet_file.ledger
   - elearning.moodle_fleet.fleet_file.attributes
 attributes:
   check_mode:
@@ -96,14 +97,9 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import (
-    CHOSEN_IMAGE,
-    Fleet,
-    FleetFileError,
-    chosen_image,
-    cloud_driver,
-    load,
-)
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import FleetFileError, cloud_driver, load
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._kept import KeptError, choose_image, chosen_image
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import LedgerError
 
 
 def fingerprint(paths: list[str], variables: dict) -> str:
@@ -122,14 +118,6 @@ def fingerprint(paths: list[str], variables: dict) -> str:
     return digest.hexdigest()[:16]
 
 
-def choose(fleet: Fleet, image: str) -> None:
-    """Let new web nodes start from this image."""
-    fleet.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = fleet.state_dir / f".{CHOSEN_IMAGE}"
-    temporary.write_text(f"{image}\n", encoding="utf-8")
-    temporary.replace(fleet.state_dir / CHOSEN_IMAGE)
-
-
 def main() -> None:
     """Entry point."""
     module = AnsibleModule(
@@ -140,6 +128,7 @@ def main() -> None:
             "recipe_vars": {"type": "dict", "default": {}},
             "builder": {"type": "str"},
             "keep": {"type": "int", "default": 3},
+            "ledger_password": {"type": "str", "no_log": True},
         },
         supports_check_mode=True,
     )
@@ -149,7 +138,7 @@ def main() -> None:
     except OSError as exc:
         module.fail_json(msg=f"recipe_paths: {exc.filename!r} can't be read ({exc.strerror}); name folders of the recipe")
     try:
-        fleet = load(params["fleet_file"])
+        fleet = load(params["fleet_file"], params["ledger_password"])
         cloud = cloud_driver(fleet)
         images = cloud.images()
         matching = [image for image in images if (image["release"], image["recipe"]) == (params["release"], recipe)]
@@ -163,13 +152,14 @@ def main() -> None:
                 # Nodes that run keep what they started from; only the template of new ones goes.
                 result["removed"] = [image["id"] for image in images[max(params["keep"] - 1, 0):]]
                 cloud.remove_images(result["removed"])
-        if result["image"] and result["image"] != chosen_image(fleet):
-            before = f"image {chosen_image(fleet)}\n" if chosen_image(fleet) else ""
+        chosen = chosen_image(fleet)
+        if result["image"] and result["image"] != chosen:
+            before = f"image {chosen}\n" if chosen else ""
             result.setdefault("diff", {"before": before, "after": f"image {result['image']}\n"})
             result["changed"] = True
             if not module.check_mode:
-                choose(fleet, result["image"])
-    except (FleetFileError, CloudError) as exc:
+                choose_image(fleet, result["image"])
+    except (FleetFileError, CloudError, KeptError, LedgerError) as exc:
         module.fail_json(msg=str(exc))
     module.exit_json(**result)
 

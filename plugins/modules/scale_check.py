@@ -14,9 +14,11 @@ description:
   - With O(record=true) the check, its plan and the launches it announces are written to the fleet's ledger first, so
     that a run that is cut off is picked up by the next check. Report the outcome with
     M(elearning.moodle_fleet.scale_record).
+  - Such a check takes the fleet's lock, for as long as it takes, and fails where another check has it for more than 15 seconds.
   - In check mode nothing is recorded.
 extends_documentation_fragment:
   - elearning.moodle_fleet.fleet_file
+  - elearning.moodle_fleet.fleet_file.ledger
   - elearning.moodle_fleet.fleet_file.attributes
 attributes:
   check_mode:
@@ -111,13 +113,18 @@ errors:
   sample: []
 """
 
+import contextlib
+
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import check, open_ledger, sources_of
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import check, sources_of
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import FleetFileError, load
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import LedgerError
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import LedgerError, Locked, open_ledger, single_flight
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
+
+# Seconds to wait for another check: it takes less, unless it carries out a plan.
+PATIENCE = 15
 
 
 def main() -> None:
@@ -128,6 +135,7 @@ def main() -> None:
             "desired": {"type": "int"},
             "release": {"type": "str", "default": ""},
             "record": {"type": "bool", "default": True},
+            "ledger_password": {"type": "str", "no_log": True},
         },
         supports_check_mode=True,
     )
@@ -136,8 +144,9 @@ def main() -> None:
         module.fail_json(msg=f"desired: {params['desired']}: give the number of web nodes, 0 or more")
     record = params["record"] and not module.check_mode
     try:
-        fleet = load(params["fleet_file"])
-        with open_ledger(fleet, trace=record) as ledger:
+        fleet = load(params["fleet_file"], params["ledger_password"])
+        lock = single_flight(fleet, "check", PATIENCE) if record else contextlib.nullcontext()
+        with lock, open_ledger(fleet, trace=record) as ledger:
             outcome = check(
                 Policy.from_settings(fleet.scaling),
                 ledger,
@@ -147,6 +156,8 @@ def main() -> None:
                 release=params["release"],
                 record=record,
             )
+    except Locked as exc:
+        module.fail_json(msg=f"{exc}: run this again when it has ended")
     except (FleetFileError, LedgerError, CloudError) as exc:
         module.fail_json(msg=str(exc))
     for error in outcome.errors:

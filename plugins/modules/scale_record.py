@@ -13,6 +13,7 @@ description:
   - A step that is reported again is overwritten, so the module may be called as often as is convenient.
 extends_documentation_fragment:
   - elearning.moodle_fleet.fleet_file
+  - elearning.moodle_fleet.fleet_file.ledger
   - elearning.moodle_fleet.fleet_file.attributes
 attributes:
   check_mode:
@@ -105,9 +106,8 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import open_ledger
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import FleetFileError, load
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import LedgerError
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import LedgerError, open_ledger
 
 
 def main() -> None:
@@ -133,13 +133,14 @@ def main() -> None:
             "activities": {"type": "list", "elements": "dict", "default": [], "options": activity},
             "status": {"type": "str", "choices": ["done", "failed"]},
             "note": {"type": "str", "default": ""},
+            "ledger_password": {"type": "str", "no_log": True},
         },
         supports_check_mode=True,
     )
     params = module.params
     recorded, closed = 0, False
     try:
-        fleet = load(params["fleet_file"])
+        fleet = load(params["fleet_file"], params["ledger_password"])
         # Check mode records nothing, and a check that was not recorded (0) has nothing to report to.
         if not module.check_mode and params["check_id"] > 0:
             with open_ledger(fleet) as ledger:

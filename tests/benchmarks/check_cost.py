@@ -3,13 +3,15 @@
 """What one check with nothing to do costs: wall and CPU seconds, memory, processes.
 
 Each check is a process of its own, as the timer starts it, with a real fleet file and the real ledger, filled with a
-check a minute. The answers of cloud and balancer are given: their time is the network's and theirs.
+check a minute: once as a file, and once in a MariaDB on this machine, by TLS. The answers of cloud and balancer are given:
+their time is the network's and theirs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -18,13 +20,17 @@ import time
 from pathlib import Path
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import FILE_NAME, Ledger
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger_mariadb import Access, MariaDB
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Decision, Plan, Reason, Sample
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.database import Server
+from ansible_collections.elearning.moodle_fleet.tests.integration import managed
 from measure import median, report, say
 
 NODES, DAYS = 200, 14
-PEAK = 'print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "ansible" in sys.modules, file=sys.stderr)'
+# Not getrusage's peak, which a process has from the one that started it.
+PEAK = 'print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0], "ansible" in sys.modules, file=sys.stderr)'
 CHILD = """
-import json, resource, sys, time
+import json, sys, time
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils import _check
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import Counters
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Member, Node
@@ -52,11 +58,21 @@ def fill(path: Path, days: float, size: int) -> None:
     reasons = (Reason("tracking", f"{size * 2.8:.1f} of {size * 4} workers busy (70%), target 70%: {size} nodes", size),)
     decision = Decision(size, "none", size, size, True, reasons)
     with Ledger(path) as ledger:
-        ledger._db.execute("PRAGMA synchronous=OFF")
+        ledger._store._db.execute("PRAGMA synchronous=OFF")
         for minute in range(int(days * 1440), -1, -1):
             at = now - minute * 60
             taken = Sample(at, 60.0, size * 2.8, size * 3, 0, size * 4, size, 60_000, True)
             ledger.commit(at, "check", taken, decision, Plan(), 0)
+
+
+def copy(path: Path, access: Access) -> None:
+    """The same ledger in MariaDB."""
+    with Ledger(path) as source, Ledger(MariaDB(access)) as target:
+        for table in ("checks", "samples", "slots", "state"):
+            rows = source._store.rows(f"SELECT * FROM {table}")
+            names = ", ".join(f'"{name}"' for name in rows[0])
+            with target._store.write(), target._store._db.cursor() as cursor:
+                cursor.executemany(f"INSERT INTO {table} ({names}) VALUES ({', '.join(['%s'] * len(rows[0]))})", [tuple(row.values()) for row in rows])
 
 
 def timed(code: str, *arguments: str) -> tuple[tuple[float, float, float], str, str]:
@@ -70,30 +86,48 @@ def timed(code: str, *arguments: str) -> tuple[tuple[float, float, float], str, 
     return (wall, cpu, int(done.stderr.split()[-2]) / 1024), done.stdout, done.stderr
 
 
+FLEET = """plugin: elearning.moodle_fleet.fleet
+fleet: bench
+state_dir: {folder}/state
+cloud: {{driver: podman}}
+scaling: {{min_nodes: 2, max_nodes: {most}}}
+metrics: {{textfile: {folder}/fleet.prom}}
+"""
+MARIADB = "ledger: {{driver: mariadb, endpoint: 'localhost:{port}', user: fleet_admin, tls: true}}\n"
+PASSWORD = "Bench-password-0123456789"
+
+
 def main(_fleet: object, given: argparse.Namespace) -> None:
     """The benchmark `check-cost`."""
-    found: dict[str, list[tuple[float, float, float]]] = {"an empty Python": [], "moodle-fleet check": []}
-    with tempfile.TemporaryDirectory() as folder:
-        fleet = Path(folder) / "moodle_fleet.yml"
-        fleet.write_text(
-            "plugin: elearning.moodle_fleet.fleet\nfleet: bench\nstate_dir: state\ncloud: {driver: podman}\n"
-            f"scaling: {{min_nodes: 2, max_nodes: {NODES * 2}}}\nmetrics: {{textfile: {folder}/fleet.prom}}\n", encoding="utf-8",
-        )
-        ledger = Path(folder) / "state" / FILE_NAME
+    names = ("an empty Python", "moodle-fleet check", "the same, its ledger in MariaDB")
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        certificate = managed.Certificate.make(folder)
+        os.environ |= {"SSL_CERT_FILE": str(certificate.certificate), "MOODLE_FLEET_LEDGER_PASSWORD": PASSWORD}
+        ledger = folder / "state" / FILE_NAME
         say(f"  filling a ledger with {DAYS} days …")
         fill(ledger, DAYS, NODES)
-        listing = Path(folder) / "nodes.json"
+        listing = folder / "nodes.json"
         listing.write_text(json.dumps([
             {"name": f"web-{i}", "role": "web", "address": f"10.0.{i // 250}.{i % 250}", "zone": "ab"[i % 2],
              "state": "running", "launched": 1.0}
             for i in range(NODES)
         ]), encoding="utf-8")
-        for _round in range(3 * given.rounds):
-            found["an empty Python"].append(timed("import resource, sys\n" + PEAK)[0])
-            cost, answer, told = timed(CHILD, str(listing), str(fleet))
-            found["moodle-fleet check"].append(cost)
-            if json.loads(answer)["status"] != "idle" or told.split()[-1] != "False":
-                raise SystemExit(f"not a quiet check, or one that loaded Ansible: {answer[:500]}\n{told}")
+        with managed.database(folder, certificate, PASSWORD) as port:
+            fleets = {names[1]: folder / "file.yml", names[2]: folder / "mariadb.yml"}
+            fleets[names[1]].write_text(FLEET.format(folder=folder, most=NODES * 2), encoding="utf-8")
+            fleets[names[2]].write_text((FLEET + MARIADB).format(folder=folder, most=NODES * 2, port=port), encoding="utf-8")
+            access = Access("localhost", port, "fleet_ledger", "fleet_admin", PASSWORD, tls=True)
+            Server("localhost", port, "fleet_admin", PASSWORD, True).query("CREATE DATABASE fleet_ledger")
+            copy(ledger, access)
+            for _round in range(3 * given.rounds):
+                found[names[0]].append(timed("import sys\n" + PEAK)[0])
+                for name, fleet in fleets.items():
+                    cost, answer, told = timed(CHILD, str(listing), str(fleet))
+                    found[name].append(cost)
+                    if json.loads(answer)["status"] != "idle" or told.split()[-1] != "False":
+                        raise SystemExit(f"not a quiet check, or one that loaded Ansible: {answer[:500]}\n{told}")
         size = ledger.stat().st_size / 1e6
     columns = ("wall s", "CPU s", "memory MB")
     rows = [

@@ -156,14 +156,14 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ("plugins/module_utils/_check.py", "    if record:\n        keep", "    if True:\n        keep"),
     ("plugins/module_utils/_check.py", "if name not in present and seen >= since", "if False"),
     ("plugins/module_utils/_ledger.py", "if plan and plans != mark:", "if False:"),
-    ("plugins/module_utils/_ledger.py", "SET seen = max(seen, ?)", "SET seen = ?"),
-    ("plugins/module_utils/_ledger.py", "INSERT OR IGNORE INTO intents", "INSERT OR REPLACE INTO intents"),
+    ("plugins/module_utils/_ledger.py", "AND seen < ?", "AND seen <> ?"),
+    ("plugins/module_utils/_ledger.py", ' and not store.rows("SELECT token FROM intents WHERE token = ?", step.token)', ""),
     ("plugins/module_utils/_check.py", "    if saturated:\n        data", "    if False:\n        data"),
     ("plugins/module_utils/_check.py", "    if seen.announced:\n        data", "    if False:\n        data"),
     ("plugins/module_utils/_check.py", "    if manual is not None:\n        data", "    if False:\n        data"),
     ("plugins/module_utils/_ledger.py", "if sample.trusted and sample.seconds > 0:", "if sample.seconds > 0:"),
-    ("plugins/module_utils/_ledger.py", "load = (load * seconds + excluded.load * excluded.seconds)", "load = (load * seconds + excluded.load * seconds)"),
-    ("plugins/module_utils/_ledger.py", "if joined == name and end > row", "if joined == name and end < 2 * row"),
+    ("plugins/module_utils/_ledger.py", "/ (seconds + ?), seconds", "/ (seconds * ?), seconds"),
+    ("plugins/module_utils/_ledger_reader.py", "if joined == name and end > row", "if joined == name and end < 2 * row"),
     ("plugins/module_utils/_ledger.py", "and not step.since for step", "for step"),
 )
 

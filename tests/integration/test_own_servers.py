@@ -193,7 +193,7 @@ def test_a_machine_that_does_not_start_is_named_and_tried_last(servers: OwnServe
 
 @pytest.fixture(scope="module")
 def own_fleet(podman: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalFleet, OwnServers]]:
-    """Nine bare servers, and the files of a fleet on them."""
+    """Nine bare servers, and the files of a fleet on them that keeps its ledger in its own database."""
     if not os.environ.get("MOODLE_FLEET_TEST_OWN"):
         pytest.skip("builds a fleet of its own: set MOODLE_FLEET_TEST_OWN=1")
     folder = tmp_path_factory.mktemp("ownfleet")
@@ -207,6 +207,7 @@ def own_fleet(podman: Path | None, tmp_path_factory: pytest.TempPathFactory) -> 
         values = {
             "plugin": "elearning.moodle_fleet.fleet", "fleet": "ownsite", "state_dir": "../state", "cloud": servers.cloud(),
             "scaling": {"min_nodes": 2, "max_nodes": 3, "workers": 4, "scale_in_window": 0, "cooldown_in": 0},
+            "ledger": {"driver": "mariadb", "endpoint": f"{servers.address('database')}:3306"},
         }
         (inventory / "moodle_fleet.yml").write_text(yaml.safe_dump(values))
         yield LocalFleet(inventory, cloud_driver(load(inventory / "moodle_fleet.yml"))), servers
@@ -248,3 +249,12 @@ def test_a_fleet_of_own_servers_is_built_grows_and_shrinks(own_fleet: tuple[Loca
     third = fleet.playbook("scale", "-e", "fleet_desired=3")
     (back,) = {node.id for node in fleet.cloud.nodes() if node.role == "web"} - left
     assert back == gone and "elearning.moodle_fleet.web" not in third.stdout
+
+    # All of that stands in the fleet's database, and a check finds it there.
+    checks = json.loads(fleet.command("history", "--json").stdout)["checks"]
+    assert [(one["origin"], one["status"], one["desired"]) for one in checks] == [("playbook", "done", wanted) for wanted in (3, 2, 3)]
+    assert {step["status"] for one in checks for step in one["activities"]} == {"done"}
+    quiet = fleet.command("check", "--json")
+    assert quiet.returncode == 0 and json.loads(quiet.stdout)["check_id"] > checks[0]["id"], quiet
+    assert not {"ledger.sqlite", "check.lock", "image"} & {path.name for path in fleet.state_dir.iterdir()}
+    assert (fleet.state_dir / "ledger.password").stat().st_mode & 0o777 == 0o600

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import FILE_NAME, Ledger
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import FILE_NAME, MEMORY, Ledger, open_ledger
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.trigger.report import DEFAULT_DAYS
 from ansible_collections.elearning.moodle_fleet.trigger.report.page import page
@@ -31,16 +31,12 @@ def run(given: argparse.Namespace, fleet: Fleet, policy: Policy) -> tuple[dict[s
 
     :raises ReportError: naming what is wrong.
     """
-    path = given.ledger or fleet.state_dir / FILE_NAME
-    if not path.exists():
-        option = "--ledger" if given.ledger else "the fleet's ledger"
-        raise ReportError(f"{option} {path}: does not exist: let the trigger make a check first, or name another by --ledger")
     if given.price is not None and not given.price >= 0:
         raise ReportError(f"--price {given.price:g}: give the price of a node-hour, 0 or more")
     now = time.time()
     until = now if given.until is None else given.until
-    with Ledger(path) as ledger:
-        span = ledger.span()
+    with _ledger(given, fleet) as ledger:
+        name, span = ledger.name, ledger.span()
         if span is not None and given.until is None and given.ledger:
             until = span[1] + 1  # a ledger that was put away ends with its last check
         since = given.since if given.since is not None else until - DEFAULT_DAYS * 86400
@@ -50,9 +46,9 @@ def run(given: argparse.Namespace, fleet: Fleet, policy: Policy) -> tuple[dict[s
             since = max(since, span[0] // 60 * 60)
         story = from_ledger(policy, ledger, since, until)
     data = story.to_data()
-    data.update(_about(fleet.name, policy, since, until, f"from {path.name}, made {_local(now, policy)}", "ledger"))
+    data.update(_about(fleet.name, policy, since, until, f"from {os.path.basename(name)}, made {_local(now, policy)}", "ledger"))
     data["costs"] = _costs(fleet, given.price)
-    data["empty"] = _nothing(path, span, since, until, policy)
+    data["empty"] = _nothing(name, span, since, until, policy)
     data["tenants"] = _tenants(given.logs, since, until)
     data["notes"] = _notes(policy)
     size = write(given.out, page(data))
@@ -61,6 +57,20 @@ def run(given: argparse.Namespace, fleet: Fleet, policy: Policy) -> tuple[dict[s
             "tenants": len(data["tenants"]["rows"])}
     text = f"{given.out}: {story.checks} checks, {told['decisions']} decisions, {told['activities']} steps, {size / 1e6:.1f} MB"
     return told, text if story.checks else f"{given.out}: {data['empty']}"
+
+
+def _ledger(given: argparse.Namespace, fleet: Fleet) -> Ledger:
+    """The ledger that was named, or the fleet's own.
+
+    :raises ReportError: when there is none.
+    """
+    if given.ledger and given.ledger.exists():
+        return Ledger(given.ledger)
+    ledger = None if given.ledger else open_ledger(fleet, trace=False)
+    if ledger is None or ledger.name == MEMORY:
+        which = f"--ledger {given.ledger}" if given.ledger else f"the fleet's ledger {fleet.state_dir / FILE_NAME}"
+        raise ReportError(f"{which}: does not exist: let the trigger make a check first, or name another by --ledger")
+    return ledger
 
 
 def from_ledger(policy: Policy, ledger: Ledger, since: float, until: float) -> Story:
@@ -129,9 +139,9 @@ def _notes(policy: Policy) -> list[str]:
     ]
 
 
-def _nothing(path: Path, span: tuple[float, float] | None, since: float, until: float, policy: Policy) -> str:
+def _nothing(name: str, span: tuple[float, float] | None, since: float, until: float, policy: Policy) -> str:
     if span is None:
-        return f"The ledger {path} holds no check yet: is the timer running?"
+        return f"The ledger {name} holds no check yet: is the timer running?"
     return (f"No check was made from {_local(since, policy)} to {_local(until, policy)}: the ledger goes from {_local(span[0], policy)} "
             f"to {_local(span[1], policy)}; choose the time by --since and --until.")
 

@@ -9,13 +9,12 @@ terminated instance leaves by itself. A target that has drained is forgotten by 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils import _kept
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._aws import TAG, Aws, doing, tag_list
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers import alb_metrics as metrics
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import (
@@ -24,7 +23,6 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.
     BalancerReader,
     Counters,
 )
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds import ssh
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Member, Node
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._schema import Field
 
@@ -87,10 +85,11 @@ class Group:
             for one in found
         ]
 
-    def members(self, targets: Sequence[Mapping[str, Any]], nodes: Sequence[Node]) -> list[Member]:
+    def members(
+        self, targets: Sequence[Mapping[str, Any]], nodes: Sequence[Node], since: Mapping[str, float] | None = None
+    ) -> list[Member]:
         """The targets as members, sorted by name; one whose node is gone has its instance's id as name."""
         by_id = {node.id: node for node in nodes}
-        since = self._since(targets)
         result = []
         for one in targets:
             node = by_id.get(one["id"])
@@ -100,7 +99,7 @@ class Group:
                 address=node.address if node else "",
                 state=state,
                 capacity=self.workers(node),
-                since=since[one["id"]],
+                since=(since or {}).get(one["id"], 0.0),
                 ramp=0.0 if state == "draining" else 1.0,
             ))
         return sorted(result, key=lambda member: member.name)
@@ -111,19 +110,18 @@ class Group:
         expected = int(self.fleet.scaling.get("workers") or 4)
         return int(said) if said.isdecimal() and 0 < int(said[:6]) <= 10000 else expected
 
-    def _since(self, targets: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    def since(self, targets: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """For how long each target has been in its state. AWS does not tell: the first sight of it is remembered."""
-        path = self.fleet.state_dir / "targets.json"
-        known: dict[str, list[Any]] = {}
-        with contextlib.suppress(OSError, ValueError):
-            known = json.loads(path.read_text(encoding="utf-8"))
+        known = _kept.load(self.fleet, "targets.json")
         now = self.clock()
         seen = {
             one["id"]: known[one["id"]] if known.get(one["id"], [""])[0] == one["state"] else [one["state"], now]
             for one in targets
         }
         if seen != known:
-            _remember(path, seen)
+            # A reader without the right to write there still reads; durations then begin anew.
+            with contextlib.suppress(_kept.KeptError):
+                _kept.write(self.fleet, "targets.json", seen)
         return {name: max(0.0, now - float(when)) for name, (_state, when) in seen.items()}
 
 
@@ -138,7 +136,7 @@ class AlbReader(BalancerReader):
 
     def read(self) -> Counters:
         targets = self.group.targets()
-        members = self.group.members(targets, self.nodes)
+        members = self.group.members(targets, self.nodes, self.group.since(targets))
         now = self._clock()
         minute = metrics.newest(self._series(now), now, self.settings["metric_delay"])
         faults = fail_open(targets)
@@ -262,12 +260,6 @@ def fail_open(targets: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ..
 
 def _targets(pairs: Any) -> list[dict[str, Any]]:
     return [{"Id": name, "Port": port} for name, port in sorted(pairs)]
-
-
-def _remember(path: Path, seen: Mapping[str, Any]) -> None:
-    # A reader without the right to write there still reads; durations then begin anew.
-    with contextlib.suppress(OSError):
-        ssh.write(path, json.dumps(seen, sort_keys=True))
 
 
 __all__ = ["SETTINGS", "AlbMembers", "AlbReader", "members", "reader"]

@@ -58,7 +58,7 @@ def build(path: Path, days: float, *, interval: float = 60.0, seed: int = 1, beg
     policy = Policy.from_settings(SETTINGS)
     number = 0
     with Ledger(path) as ledger:
-        ledger._db.execute("PRAGMA synchronous=OFF")
+        ledger._store._db.execute("PRAGMA synchronous=OFF")
 
         def usual(moment: float) -> float:
             """What a forecast that knows the shape of a day would say."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils import _kept
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import sources_of
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import load
@@ -90,9 +91,8 @@ def test_a_tier_that_stays_full_holds_the_next_checks_back(
     assert "database: 250% of its limit: 40 threads run on 8 CPUs" in capsys.readouterr().out
     sources = sources_of(load(fleet))
     assert sources.saturated() == {}
-    state = fleet.parent / "state"
-    first = kept.load(state, kept.TIERS)
-    kept.write(state, kept.TIERS, {**first, "taken": first["taken"] - 30, "full": {"database": first["taken"] - 30}})
+    first = _kept.load(load(fleet), kept.TIERS)
+    _kept.write(load(fleet), kept.TIERS, {**first, "taken": first["taken"] - 30, "full": {"database": first["taken"] - 30}})
     assert cli.main(["capacity", "--fleet", str(fleet)]) == 0
     text = capsys.readouterr().out
     assert "More web nodes would not help now (database: 40 threads run on 8 CPUs)." in text

@@ -13,9 +13,11 @@ import time
 import zoneinfo
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import load
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings import kept, reader
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.events import Event
 from ansible_collections.elearning.moodle_fleet.trigger import cli, events, ical
@@ -155,7 +157,7 @@ def test_the_command_keeps_what_it_knew_of_those_it_cannot_read(
     assert cli.main(["events", "--fleet", str(fleet)]) == 0
     text = capsys.readouterr().out
     assert "Read 2 tenants; 5 moments ahead" in text and "calendar: 'Open day' begins: 4 nodes" in text
-    first = kept.foreseen(fleet.parent / "state")
+    first = kept.foreseen(load(fleet))
     assert (fleet.parent / "state" / kept.EVENTS).stat().st_mode & 0o777 == 0o600
 
     lost["globex"] = "does not answer"
@@ -163,12 +165,12 @@ def test_the_command_keeps_what_it_knew_of_those_it_cannot_read(
     assert cli.main(["events", "--fleet", str(fleet), "--json"]) == 4
     data = json.loads(capsys.readouterr().out)
     assert data["failures"]["globex"] == "does not answer" and "exams.ics" in data["failures"]["calendar"]
-    assert kept.foreseen(fleet.parent / "state").moments == first.moments
+    assert kept.foreseen(load(fleet)).moments == first.moments
 
     answers["acme"] = Event("acme", "quiz", "Moved", opens + 60, opens + 3600, 500)
     assert cli.main(["events", "--fleet", str(fleet)]) == 4
     assert "Not read: globex: does not answer" in capsys.readouterr().out
-    assert {one.name for one in kept.foreseen(fleet.parent / "state").moments} == {"Moved", "Final exam", "Open day"}
+    assert {one.name for one in kept.foreseen(load(fleet)).moments} == {"Moved", "Final exam", "Open day"}
 
 
 def test_a_calendar_from_an_address(tmp_path: Path, served: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,7 +199,7 @@ def test_mistakes_in_the_fleet_file_are_named(tmp_path: Path, section: str, key:
 def test_a_damaged_file_is_nothing_known(tmp_path: Path) -> None:
     for text in ("", "{", "[]", '{"moments": [{"name": 1}], "read": 1}', '{"moments": 3, "read": 1}'):
         (tmp_path / kept.EVENTS).write_text(text)
-        assert kept.foreseen(tmp_path) == events.events.Foreseen()
+        assert kept.foreseen(SimpleNamespace(state_dir=tmp_path, ledger={})) == events.events.Foreseen()
 
 
 def test_a_simulated_fleet_knows_the_calendar_too(fleet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

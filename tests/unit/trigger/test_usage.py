@@ -13,6 +13,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,9 +22,8 @@ import pytest
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._balancers.base import BalancerError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import FleetFileError
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import LedgerError, Superseded
-from ansible_collections.elearning.moodle_fleet.trigger import cli, output, usage
-from ansible_collections.elearning.moodle_fleet.trigger.lock import Locked
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import LedgerError, Locked, Superseded
+from ansible_collections.elearning.moodle_fleet.trigger import cli, metrics, output, usage
 
 ROOT = Path(__file__).parents[3]
 COMMAND = [sys.executable, "-m", "ansible_collections.elearning.moodle_fleet.trigger"]
@@ -109,7 +109,17 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 @pytest.mark.parametrize(("arguments", "code", "says"), [
     (["status"], 2, "name the fleet file by --fleet or MOODLE_FLEET_FILE"),
     (["status", "--fleet", "/nowhere.yml"], 3, "/nowhere.yml: can't be read"),
-    (["frobnicate"], 2, "invalid choice: 'frobnicate'"),
+    ([], 2, "the following arguments are required: COMMAND; 'moodle-fleet --help' has examples"),
+    (["frobnicate"], 2, "invalid choice: 'frobnicate'; use one of: check, status"),
+    (["chek"], 2, "invalid choice: 'chek'; did you mean 'check'?"),
+    (["tenants"], 2, "required: action; 'moodle-fleet tenants --help' has examples"),
+    (["tenants", "restor", "--fleet", "{}"], 2, "did you mean 'restore'?"),
+    (["check", "--desired", "-1", "--fleet", "{}"], 2, "--desired: '-1': give a whole number, 0 or more"),
+    (["history", "-n", "0", "--fleet", "{}"], 2, "'0': give a whole number, 1 or more"),
+    (["events", "--fleet", "{}"], 3, "events: is missing: say 'events: {tenants: true}'"),
+    (["metrics", "--out", "x.txt", "--fleet", "{}"], 2, "--out x.txt: give a name that ends in .prom"),
+    (["metrics", "--listen", "x", "--fleet", "{}"], 2, "--listen 'x': write host:port"),
+    (["notify", "--test", "--fleet", "{}"], 5, "the fleet file names no channel"),
     (["check", "--timeout", "-1", "--fleet", "{}"], 2, "give a number from 1 to 604800"),
     (["explain", "12", "--fleet", "{}"], 2, "the ledger knows no check 12; 'moodle-fleet history --all' lists"),
     (["simulate", "--trace", "/nowhere.csv", "--fleet", "{}"], 2, "/nowhere.csv"),
@@ -120,6 +130,34 @@ def test_a_mistake_gets_no_traceback(arguments: list[str], code: int, says: str,
     done = run(*[argument.replace("{}", str(fleet_file)) for argument in arguments], MOODLE_FLEET_FILE="")
     assert done.returncode == code, done.stderr
     assert says in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.startswith("moodle-fleet: ") and done.stderr.count("\n") == 1 and not done.stdout
+    told = run(*[argument.replace("{}", str(fleet_file)) for argument in arguments], "--json", MOODLE_FLEET_FILE="")
+    if arguments and code != 5:
+        assert json.loads(told.stdout) == {"error": done.stderr.removeprefix("moodle-fleet: ").strip(), "exit_code": code}
+
+
+def test_the_version_is_that_of_the_collection(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert f"version: {capsys.readouterr().out.split()[1]}\n" in (ROOT / "galaxy.yml").read_text()
+
+
+def test_the_package_has_all_that_the_command_imports() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    there = {file.parent.relative_to(ROOT) for folder in settings["package-dir"].values() for file in (ROOT / folder).rglob("__init__.py")}
+    there |= {Path(folder) for folder in settings["package-dir"].values()}
+    collection = "ansible_collections.elearning.moodle_fleet."
+    assert {one.removeprefix(collection) for one in settings["packages"]} == {".".join(path.parts) for path in there}
+
+
+def test_metrics_are_data_too(fleet_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["metrics", "--fleet", str(fleet_file), "--json"]) == 0
+    found = {(one["name"], *one["labels"].items()): one["value"] for one in json.loads(capsys.readouterr().out)["series"]}
+    assert found[("moodle_fleet_nodes_min", ("fleet", "usage"))] == 2
+    assert found[("moodle_fleet_paused", ("fleet", "usage"), ("scope", "in"))] == 0
+    assert cli.main(["metrics", "--fleet", str(fleet_file), "--out", str(tmp_path / "x.prom")]) == 0
+    assert capsys.readouterr().out == "" and len(metrics.series((tmp_path / "x.prom").read_text())) == len(found)
 
 
 def test_a_state_folder_that_cannot_be_made_is_named(fleet_file: Path) -> None:

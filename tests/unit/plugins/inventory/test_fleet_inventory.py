@@ -106,6 +106,14 @@ def test_endpoints_are_the_given_ones_or_those_of_the_first_node() -> None:
     assert "logs" not in found
 
 
+def test_the_playbooks_learn_where_the_ledger_is() -> None:
+    values = {"plugin": "elearning.moodle_fleet.fleet", "fleet": "test", "state_dir": "state", "cloud": {"driver": "podman"}}
+    assert plugin.ledger(validate(values, "/x/moodle_fleet.yml")) == {"driver": "sqlite"}
+    values["ledger"] = {"driver": "mariadb", "endpoint": "db.example.org:3306"}
+    found = plugin.ledger(validate(values, "/x/moodle_fleet.yml"))
+    assert (found["endpoint"], found["password_file"]) == ("db.example.org:3306", "/x/state/ledger.password")
+
+
 def test_a_balancer_that_is_no_node_is_a_host_of_the_controller() -> None:
     arn = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:"
     values = {

@@ -182,9 +182,9 @@ def test_a_release_with_its_two_pools_holds_everything(world: World) -> None:
 def test_the_ledger_is_made_only_where_something_is_recorded(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import open_ledger
+    from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import open_ledger
 
-    fleet = SimpleNamespace(state_dir=tmp_path / "state")
+    fleet = SimpleNamespace(state_dir=tmp_path / "state", ledger={})
     open_ledger(fleet, trace=False).close()
     assert not fleet.state_dir.exists()
     open_ledger(fleet).close()

@@ -70,6 +70,13 @@ def test_a_relative_state_dir_is_beside_the_fleet_file() -> None:
         ("scaling.min_nods", 2, "min_nodes"),
         ("scaling.max_nodes", "many", "whole number"),
         ("management_networks", ["10.0.0.1/8"], "write a network"),
+        ("ledger", "mariadb", "must be a mapping"),
+        ("ledger.driver", "postgresql", "use one of: sqlite, mariadb"),
+        ("ledger.enpoint", "db:3306", "did you mean 'endpoint'?"),
+        ("ledger.endpoint", "db.example.org", "host:port"),
+        ("ledger.database", "Fleet-Ledger", "must match"),
+        ("ledger.tls", "yes", "must be true or false"),
+        ("ledger.user", "somebody", "needs driver: mariadb"),
     ],
 )
 def test_a_mistake_is_named_with_file_key_value_and_remedy(key: str, value: object, remedy: str) -> None:
@@ -95,6 +102,32 @@ def test_all_mistakes_are_named_at_once() -> None:
     with pytest.raises(FleetFileError) as caught:
         validate(values, "f")
     assert {problem.key for problem in caught.value.problems} == {"flet", "services.jobs.count"}
+
+
+DATABASE = {"endpoint": "db.example.org:3307", "tls": True}
+
+
+@pytest.mark.parametrize(
+    ("section", "database", "expected"),
+    [
+        ({}, DATABASE, ("db.example.org:3307", True, "fleet_ledger")),
+        ({"tls": False}, DATABASE, ("db.example.org:3307", False, "fleet_ledger")),
+        ({"endpoint": "10.0.0.9:3306"}, DATABASE, ("10.0.0.9:3306", False, "fleet_ledger")),
+        ({"endpoint": "10.0.0.9:3306", "tls": True, "user": "checker"}, {"count": 1}, ("10.0.0.9:3306", True, "checker")),
+    ],
+)
+def test_a_ledger_in_mariadb_is_beside_the_tenants_unless_told_otherwise(
+    section: dict[str, object], database: dict[str, object], expected: tuple[str, bool, str]
+) -> None:
+    values = {**GOOD, "services": {"database": database}, "ledger": {"driver": "mariadb", **section}}
+    ledger = validate(values, "/etc/x/moodle_fleet.yml").ledger
+    assert (ledger["endpoint"], ledger["tls"], ledger["user"]) == expected
+
+
+def test_a_ledger_in_mariadb_needs_a_server() -> None:
+    with pytest.raises(FleetFileError, match="ledger.endpoint: None: is missing: give host:port of the database"):
+        validate({**GOOD, "ledger": {"driver": "mariadb"}}, "/etc/x/moodle_fleet.yml")
+    assert validate(GOOD, "/etc/x/moodle_fleet.yml").ledger["driver"] == "sqlite"
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "a: [\n", "plugin: other\n"])

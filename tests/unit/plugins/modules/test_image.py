@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils import _fleet
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils import _fleet, _kept
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import sources_of
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import load
 from ansible_collections.elearning.moodle_fleet.plugins.modules import image
@@ -73,6 +73,6 @@ def test_the_release_that_was_asked_for_last_is_launched(file: Path, capsys: pyt
 
 def test_a_chosen_image_that_is_gone_gives_way_to_the_newest(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (load(file).state_dir).mkdir()
-    (load(file).state_dir / _fleet.CHOSEN_IMAGE).write_text("image-gone\n")
+    (load(file).state_dir / _kept.CHOSEN_IMAGE).write_text("image-gone\n")
     assert sources_of(load(file)).image("") == ("image-4.5.6", "4.5.6")
     assert capsys.readouterr().out == ""

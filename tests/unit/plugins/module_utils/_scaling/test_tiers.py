@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils import _kept
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings import kept
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling import tiers
 
@@ -96,18 +98,22 @@ def test_one_of_several_databases_holds_back_nobody() -> None:
     assert set(tiers.saturated(reading(NOW + 30, first, database=2.0, database_second=2.0), NOW + 30)) == {"database", "database second"}
 
 
+def fleet(state_dir: Path) -> Any:
+    return SimpleNamespace(state_dir=state_dir, ledger={})
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "{}", '{"taken": "now"}', '{"taken": 1000000, "tiers": [{}], "full": {}}', '{"taken": 1000000, "tiers": 3}',
              '{"taken": 1000000, "tiers": [], "full": []}'],
 )
 def test_a_damaged_file_holds_nothing_back(text: str, tmp_path: Path) -> None:
     (tmp_path / kept.TIERS).write_text(text)
-    assert kept.saturated(tmp_path, NOW) == {}
-    assert kept.saturated(tmp_path / "nowhere", NOW) == {}
+    assert kept.saturated(fleet(tmp_path), NOW) == {}
+    assert kept.saturated(fleet(tmp_path / "nowhere"), NOW) == {}
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    kept.write(tmp_path, kept.TIERS, reading(NOW + 30, reading(NOW, cache=1.0), cache=1.0))
-    assert kept.saturated(tmp_path, NOW + 31) == {"cache": "by cache"}
+    _kept.write(fleet(tmp_path), kept.TIERS, reading(NOW + 30, reading(NOW, cache=1.0), cache=1.0))
+    assert kept.saturated(fleet(tmp_path), NOW + 31) == {"cache": "by cache"}
     assert [path.name for path in tmp_path.iterdir()] == [kept.TIERS]
     assert (tmp_path / kept.TIERS).stat().st_mode & 0o777 == 0o600
