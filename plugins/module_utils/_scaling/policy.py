@@ -50,7 +50,7 @@ POLICY_SCHEMA: dict[str, Setting] = {
     "scale_in_window": Setting("int", 300, 0, 7 * DAY, "seconds whose highest wish counts before a node goes"),
     "cooldown_out": Setting("int", 15, 0, DAY, "seconds after adding nodes before more are added"),
     "cooldown_in": Setting("int", 300, 0, DAY, "seconds after adding nodes before one goes"),
-    "cooldown_between": Setting("int", 60, 0, DAY, "seconds after a node went before the next goes"),
+    "cooldown_between": Setting("int", None, 0, DAY, "seconds after a node went before the next goes, 60 or cooldown_in if that is less"),
     "max_step_out": Setting("float", 2.0, 1.01, 100, "the fleet grows to at most this multiple in one step"),
     "max_step_in": Setting("int", 1, 1, 1000, "nodes that may go in one step; auto: a quarter of the fleet", ("auto",)),
     "max_draining": Setting("int", 1, 1, 1000, "nodes that drain at the same time; auto: one step's", ("auto",)),
@@ -136,6 +136,8 @@ class Policy:
                 value = "off"  # what YAML makes of an unquoted off
             number = setting.kind in ("int", "float") and value is not None and value not in setting.choices
             values[key] = _number(setting.kind, value) if number else value
+        if values["cooldown_between"] is None:
+            values["cooldown_between"] = min(60.0, values["cooldown_in"])
         out_above, in_below = _thresholds(values)
         values["scale_out_above"], values["scale_in_below"] = out_above, in_below
         values["schedule"] = tuple(
