@@ -159,6 +159,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     ("plugins/module_utils/_check.py", "    if not cloud_known:\n        return", "    if False:\n        return"),
     ("plugins/module_utils/_check.py", 'ledger.finish(outcome.check, sources.clock(), "failed", f"', 'str(f"'),
     ("plugins/module_utils/_check.py", "leaving=leaving, ghosts=history.ghosts,", "ghosts=history.ghosts,"),
+    ("plugins/module_utils/_check.py", "launch_seconds=lead if measured else 0.0,", "launch_seconds=lead,"),
     ("plugins/module_utils/_check.py", "    if record:\n        keep", "    if True:\n        keep"),
     ("plugins/module_utils/_check.py", "if name not in present and seen >= since", "if False"),
     ("plugins/module_utils/_ledger.py", "if plan and plans != mark:", "if False:"),
