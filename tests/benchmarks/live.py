@@ -187,5 +187,5 @@ def main(fleet: Fleet, _given: argparse.Namespace) -> None:
         f"A launch took {launches[0]:.1f} s before, which was predicted with, and {', '.join(f'{one:.1f}' for one in seen)} s then.",
         f"Load asked for and seen by the checks: {sum(off) / max(1, len(off)):.2f} apart on average.",
         f"Recorded decisions made again from the ledger: {len(mine) - differ} of {len(mine)} identical.",
-        f"{holders.done} requests, {holders.failed} failed. {len(trigger.problems)} checks ended with an error{': ' + trigger.problems[0] if trigger.problems else ''}.",
+        f"{holders.done} requests, {holders.failed} failed. {len(trigger.problems)} checks ended with an error{''.join(trigger.problems[:1])}.",
     ])

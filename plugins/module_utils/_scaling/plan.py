@@ -47,8 +47,8 @@ def plan(
     """Plan what brings the fleet to ``decision.desired``.
 
     ``token`` names a new launch, if one is needed; ``zones`` are all zones to spread over; ``ghosts`` are the members
-    that had no node at the check before; ``launch_seconds`` is what launches took lately, 0 where none was measured. Steps come in the order of :data:`ACTIONS`, so that nodes are launched and
-    joined before any goes.
+    that had no node at the check before; ``launch_seconds`` is what launches took lately, 0 where none was measured. Steps
+    come in the order of :data:`ACTIONS`, so that nodes are launched and joined before any goes.
     """
     if decision.frozen:
         return Plan((), ("scaling is paused, nothing is done",))

@@ -288,7 +288,7 @@ def simulate(
         if not (
             fixed and counting is silent and decision is not None and taken.trusted and abs(taken.load - samples[-1].load) < SAME
             and decided is not None and decided[0] is seen and decided[1] is ahead and decided[2] == reached
-            and decision.direction == "none" and not any([reason.code in BY_THE_CLOCK for reason in decision.reasons])
+            and decision.direction == "none" and BY_THE_CLOCK.isdisjoint([reason.code for reason in decision.reasons])
         ):
             decision = decide(
                 policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh, recommenders=counting

@@ -62,7 +62,7 @@ def test_time_zones_may_be_mixed() -> None:
 
 
 def test_long_pauses_in_a_rhythm_are_gaps() -> None:
-    minutes = [*range(0, 30), *range(90, 120)]
+    minutes = [*range(30), *range(90, 120)]
     assert from_csv(["time,load", *(f"{60 * minute},3" for minute in minutes)]).loads == [3.0] * 30 + [None] * 60 + [3.0] * 30
     # A lost line or two is none, nor is anything among values that come when they like.
     assert None not in from_csv(["time,load", *(f"{60 * minute},3" for minute in minutes if minute % 10)]).loads[:29]
