@@ -94,7 +94,9 @@ def oracle(demand: Sequence[int | None], launch_seconds: float, hold_seconds: fl
     the runs that are cheapest for it: going on through a pause costs the pause, a new run costs a launch and may cost a hold. While a node is
     held beyond its need it serves what others would have to. The linear program of the same problem finds at most a hundredth less.
     """
-    rest = [0 if one is None else one for one in demand]
+    # In a gap as little is needed as ever was: the fleet goes on there, too.
+    low = min([one for one in demand if one is not None], default=0)
+    rest = [low if one is None else one for one in demand]
     end = len(rest) * MINUTE
     seconds = 0.0
     for level in range(max(rest, default=0), 0, -1):

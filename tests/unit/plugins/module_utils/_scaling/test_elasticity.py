@@ -87,6 +87,8 @@ def test_the_oracle_pays_for_launch_and_hold() -> None:
     assert oracle(demand, 300.0, 600.0) == pytest.approx(4.0 + (300 + 600 - 480 + 300) / 3600)
     assert oracle(demand, 300.0, 120.0) == pytest.approx(4.0 + (300 + 120) / 3600)
     assert oracle([2] * 60, 300.0) == pytest.approx(2.0)
+    assert oracle([2] * 30 + [None] * 30, 300.0) == pytest.approx(2.0)
+    assert oracle([None], 300.0) == oracle([], 300.0) == 0.0
 
 
 def test_fixed_fleets() -> None:
