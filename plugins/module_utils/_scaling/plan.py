@@ -54,6 +54,8 @@ def plan(
         return Plan((), ("scaling is paused, nothing is done",))
     if survey.at_rest and decision.desired == survey.size:
         return Plan()
+    if survey.serving < policy.min_nodes:
+        launch_seconds = 0.0  # no time to lose: the run joins them at the first moment
     later = bool(image) and launch_seconds > PATIENCE
     steps = _launches(policy, decision, survey, token, image, release, zones, later)
     notes: list[str] = []

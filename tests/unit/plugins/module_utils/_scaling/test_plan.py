@@ -167,6 +167,8 @@ def test_a_run_does_not_wait_for_nodes_that_take_long() -> None:
         observed = survey(POLICY, [*nodes, young], members, NOW, healthy={"x": True} if healthy else {})
         found = plan(POLICY, Decision(4, "none", 4, 4, True, ()), observed, NOW, token="t", launch_seconds=180.0)
         assert (steps(found) == [("join", "x")]) is joins, (age, image, healthy)
+        few = survey(POLICY, [*nodes[:1], young], members[:1], NOW)
+        assert ("join", "x") in steps(plan(POLICY, Decision(2, "none", 2, 2, True, ()), few, NOW, token="t", launch_seconds=180.0))
         assert joins or found.notes == ("x is expected in 80 s, and joins as soon as it is healthy",)
 
 
