@@ -10,6 +10,7 @@ the recorded decisions are made again from the ledger.
 from __future__ import annotations
 
 import argparse
+import http.client
 import tempfile
 import threading
 import time
@@ -57,15 +58,17 @@ class Holders:
             thread.start()
 
     def _work(self, number: int) -> None:
-        visitor = Visitor(self.target)
+        visitor = None
         while True:
             if number >= self.wanted:
+                visitor = None  # the balancer ends a connection that rests
                 time.sleep(0.05)
                 continue
             try:
+                visitor = visitor or Visitor(self.target)
                 status, _body, _seconds = visitor.request("POST", "/local/write.php", {"client": f"live-{number}", "ms": REQUEST_MS})
-            except OSError:
-                status, visitor = 0, Visitor(self.target)
+            except (OSError, http.client.HTTPException):
+                status, visitor = 0, None
             with self._lock:
                 self.done += 1
                 self.failed += status != 200
