@@ -96,17 +96,18 @@ def durations(ledger: Ledger, since: float) -> tuple[list[float], list[float]]:
         ends[name] - row["planned"] for row in rows if row["action"] == "launch"
         for name in str(row["message"]).split(", ") if name in ends
     ]
-    drains = [row["finished"] - row["planned"] for row in rows if row["action"] == "retire" and row["status"] == "done"]
+    drains = [row["finished"] - row["planned"] for row in rows if row["action"] in ("drain", "retire") and row["status"] == "done"]
     return launches, drains
 
 
 def served(ledger: Ledger, since: float, first: int) -> list[tuple[float, int]]:
     """(time, nodes in service from then on), from what became of each step."""
-    changes = []
+    changes, left = [], set()
     for row in ledger.activities_between(since, time.time() + 1):
         if row["action"] == "join" and row["status"] == "done":
             changes.append((float(row["finished"]), 1))
-        elif row["action"] == "drain":
+        elif row["action"] == "drain" and row["node"] not in left:
+            left.add(row["node"])
             changes.append((float(row["started"] or row["planned"]), -1))
     supply, have = [(since, first)], first
     for when, change in sorted(changes):
