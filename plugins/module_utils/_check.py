@@ -264,7 +264,8 @@ def check(
         settle=sources.settle,
     )
     saturated = sources.saturated()
-    lead = launch_seconds(policy, ledger.launch_times())
+    measured = ledger.launch_times()
+    lead = launch_seconds(policy, measured)
     ahead = None
     if policy.forecast != "off":
         since, slots = ledger.slots(wanted_slots(now, lead, policy.timezone))
@@ -286,6 +287,7 @@ def check(
     steps = make_plan(
         policy, decision, seen, now,
         token=sources.new_token(), image=image, release=image_release, zones=sources.zones, ghosts=history.ghosts,
+        launch_seconds=lead if measured else 0.0,
     )
     number = 0
     if record:

@@ -9,6 +9,7 @@
   tenants     many tenants: copies against full installations, a second apply, isolation of every pair
   jobs        the cron of many tenants: CPU against plain cron, a busy neighbour, takeover
   cycles      the fleet grows and shrinks under load: failed requests, lost sessions, posts and log lines
+  live        the simulator's prediction beside what the fleet does under that load
   crashes     the controller dies at each step of growing and shrinking: what the next checks make of it
   outages     balancer, database and log server stop for a minute while the fleet grows and shrinks
   release     a release for many tenants: how long each is closed, against all being closed; builds a fleet of its own
@@ -36,7 +37,7 @@ import time
 
 from measure import say
 
-BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "tenants", "jobs", "release", "no-change", "cycles", "crashes", "outages",
+BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "tenants", "jobs", "release", "no-change", "cycles", "live", "crashes", "outages",
               "inventory", "aws", "check-cost", "report-page", "histories", "policies", "exam", "mutations")
 # These need no running fleet, or build their own.
 ALONE = {"release", "no-change", "inventory", "aws", "check-cost", "report-page", "histories", "policies", "exam", "mutations"}

@@ -42,6 +42,12 @@ CREATE TABLE mdl_quiz_attempts (id BIGINT PRIMARY KEY AUTO_INCREMENT, quiz BIGIN
   preview SMALLINT DEFAULT 0, timestart BIGINT, timefinish BIGINT, sumgrades DECIMAL(10,5), UNIQUE KEY (quiz, userid, attempt));
 CREATE TABLE mdl_assign_submission (id BIGINT PRIMARY KEY AUTO_INCREMENT, assignment BIGINT, userid BIGINT, timecreated BIGINT,
   timemodified BIGINT, KEY (assignment), KEY (userid));
+CREATE TABLE mdl_quiz_overrides (id BIGINT PRIMARY KEY AUTO_INCREMENT, quiz BIGINT, groupid BIGINT, userid BIGINT, timeopen BIGINT,
+  timeclose BIGINT, timelimit BIGINT, password VARCHAR(255), KEY (quiz), KEY (groupid), KEY (userid));
+CREATE TABLE mdl_assign_overrides (id BIGINT PRIMARY KEY AUTO_INCREMENT, assignid BIGINT, groupid BIGINT, userid BIGINT,
+  allowsubmissionsfromdate BIGINT, duedate BIGINT, cutoffdate BIGINT, KEY (assignid), KEY (groupid), KEY (userid));
+CREATE TABLE mdl_groups_members (id BIGINT PRIMARY KEY AUTO_INCREMENT, groupid BIGINT, userid BIGINT, UNIQUE KEY (userid, groupid),
+  KEY (groupid));
 CREATE TABLE mdl_user (id BIGINT PRIMARY KEY, password VARCHAR(255));
 INSERT INTO mdl_modules (name) VALUES ('assign'), ('quiz');
 """
@@ -158,6 +164,34 @@ def test_what_a_quiz_and_an_assignment_say(admin: tuple[database.Server, int], s
     ]
 
 
+def test_times_of_single_people_and_groups(admin: tuple[database.Server, int], site: Site) -> None:
+    course = site.course(40)
+    opens, closes = NOW + HOUR, NOW + 3 * HOUR
+    quiz = site.activity("quiz", course, name="Final exam", timeopen=opens, timeclose=closes)
+    for user in (*range(10), 777):  # a group of ten, and one who is not enrolled any more
+        site.add("groups_members", groupid=5, userid=user)
+    site.add("quiz_overrides", quiz=quiz, groupid=5, timeopen=NOW + DAY, timeclose=NOW + DAY + 2 * HOUR)
+    # Two of the group, and one other, have more time; their own override goes before the group's.
+    for user in (8, 9, 20):
+        site.add("quiz_overrides", quiz=quiz, userid=user, timeclose=closes + HOUR)
+    site.add("quiz_overrides", quiz=quiz, userid=7, timelimit=60)  # no time of its own: the group's holds
+    site.add("quiz_overrides", quiz=quiz, userid=21, timeopen=opens)  # the same as for all
+    # Open at any time, but one group has a date.
+    essay = site.activity("assign", course, name="Essay", allowsubmissionsfromdate=0, duedate=NOW + 300 * DAY)
+    site.add("groups_members", groupid=6, userid=30)
+    site.add("assign_overrides", assignid=essay, groupid=6, duedate=NOW + 2 * DAY)
+    hidden = site.activity("quiz", course, name="hidden", visible=0, timeopen=0, timeclose=0)
+    site.add("quiz_overrides", quiz=hidden, userid=1, timeopen=opens)
+    found, failures = reader.read(access(admin[1], "acme"), NOW)
+    assert failures == {}
+    assert sorted(found, key=lambda one: (one.kind, -one.enrolled)) == [
+        Event("acme", "assignment", "Essay", 0, NOW + 2 * DAY, 1),
+        Event("acme", "quiz", "Final exam", opens, closes, 29),
+        Event("acme", "quiz", "Final exam", NOW + DAY, NOW + DAY + 2 * HOUR, 8),
+        Event("acme", "quiz", "Final exam", opens, closes + HOUR, 3),
+    ]
+
+
 def test_who_came_to_what_is_over(admin: tuple[database.Server, int], site: Site) -> None:
     course = site.course(40)
     opens, closes = NOW - DAY, NOW - DAY + HOUR
@@ -186,18 +220,23 @@ def test_the_large_tables_are_reached_by_their_indexes_alone(admin: tuple[databa
     server.query(f"INSERT INTO {name}.mdl_enrol (courseid) SELECT 100 + seq FROM seq_1_to_2000")
     server.query(f"INSERT INTO {name}.mdl_quiz_attempts (quiz, userid, timestart) SELECT 100 + MOD(seq, 300), seq, 1 FROM seq_1_to_30000")
     server.query(f"INSERT INTO {name}.mdl_assign_submission (assignment, userid) SELECT 100 + MOD(seq, 300), seq FROM seq_1_to_30000")
+    for table, of in (("quiz_overrides", "quiz"), ("assign_overrides", "assignid")):
+        server.query(f"INSERT INTO {name}.mdl_{table} ({of}, userid) SELECT 100 + MOD(seq, 300), seq FROM seq_1_to_5000")
+        server.query(f"INSERT INTO {name}.mdl_{table} ({of}, groupid) SELECT MOD(seq, 20) + 1, seq FROM seq_1_to_50")
+    server.query(f"INSERT INTO {name}.mdl_groups_members (groupid, userid) SELECT 100 + MOD(seq, 300), seq FROM seq_1_to_30000")
+    server.query(f"ANALYZE TABLE {name}.mdl_quiz_overrides, {name}.mdl_assign_overrides, {name}.mdl_groups_members")
     server.query(f"ANALYZE TABLE {name}.mdl_user_enrolments, {name}.mdl_enrol, {name}.mdl_quiz_attempts, {name}.mdl_assign_submission")
     with pymysql.connect(host="127.0.0.1", port=admin[1], user=reader.USER, password=PASSWORD) as connection, connection.cursor() as cursor:
         statement = reader.query(name)
         assert statement.count(";") == 0
         cursor.execute("EXPLAIN " + statement.partition(" FOR ")[2], {"now": NOW, "since": NOW - 60 * DAY, "until": NOW + 14 * DAY})
-        plan = {row[2]: row[3] for row in cursor.fetchall() if row[2] in ("ue", "e", "a", "s")}
+        plan = {row[2:4] for row in cursor.fetchall() if row[2] in ("ue", "e", "a", "s", "o", "gm")}
         cursor.execute(statement, {"now": NOW, "since": NOW - 60 * DAY, "until": NOW + 14 * DAY})
         assert cursor.rowcount == 40
         cursor.execute("SHOW SESSION STATUS LIKE 'Handler_read%'")
         reads = sum(int(value) for _name, value in cursor.fetchall())
-    assert set(plan) == {"ue", "e", "a", "s"} and "ALL" not in plan.values()
-    # Rows that were touched, of 92,000 that there are.
+    assert {table for table, _how in plan} == {"ue", "e", "a", "s", "o", "gm"} and "ALL" not in {how for _table, how in plan}
+    # Rows that were touched, of 132,000 that there are.
     assert reads < 10_000
 
 

@@ -24,16 +24,19 @@ except ImportError:
 USER = "fleet_reader"
 ACCESS_FILE = "reader.json"
 DAY = 86400
-# What the query looks at. Quiz and enrolment hold passwords in other columns, submissions and attempts grades.
+# What the query looks at. Quiz, its overrides and enrolment hold passwords in other columns, submissions and attempts grades.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "mdl_assign": ("id", "course", "name", "allowsubmissionsfromdate", "duedate"),
+    "mdl_assign_overrides": ("assignid", "groupid", "userid", "allowsubmissionsfromdate", "duedate"),
     "mdl_assign_submission": ("assignment", "userid", "timecreated", "timemodified"),
     "mdl_course": ("id", "visible"),
     "mdl_course_modules": ("course", "module", "instance", "visible", "deletioninprogress"),
     "mdl_enrol": ("id", "courseid", "status"),
+    "mdl_groups_members": ("groupid", "userid"),
     "mdl_modules": ("id", "name"),
     "mdl_quiz": ("id", "course", "name", "timeopen", "timeclose"),
     "mdl_quiz_attempts": ("quiz", "userid", "preview", "timestart", "timefinish"),
+    "mdl_quiz_overrides": ("quiz", "groupid", "userid", "timeopen", "timeclose"),
     "mdl_user_enrolments": ("enrolid", "userid", "status", "timeend"),
 }
 # The server ends a query that takes longer than this; seconds.
@@ -43,8 +46,16 @@ PARALLEL = 4
 MOST_EVENTS = 2000
 
 # Enrolments, attempts and submissions are reached by Moodle's own indexes, only for what lies within the days asked for.
-_ENROLLED = """(SELECT COUNT(DISTINCT ue.userid) FROM {db}.mdl_enrol e JOIN {db}.mdl_user_enrolments ue ON ue.enrolid = e.id
-   WHERE e.courseid = x.course AND e.status = 0 AND ue.status = 0 AND (ue.timeend = 0 OR ue.timeend > %(now)s))"""
+_ACTIVE = "e.courseid = x.course AND e.status = 0 AND ue.status = 0 AND (ue.timeend = 0 OR ue.timeend > %(now)s)"
+_ENROLLED = f"""(SELECT COUNT(DISTINCT ue.userid) FROM {{db}}.mdl_enrol e JOIN {{db}}.mdl_user_enrolments ue ON ue.enrolid = e.id
+   WHERE {_ACTIVE})"""
+# Those for whom other times hold, by their own override or, without one, by their group's. An override without a time leaves it as it is.
+_OTHERS = f"""{{db}}.mdl_{{kind}}_overrides o LEFT JOIN {{db}}.mdl_groups_members gm ON gm.groupid = o.groupid
+   STRAIGHT_JOIN {{db}}.mdl_enrol e STRAIGHT_JOIN {{db}}.mdl_user_enrolments ue ON ue.enrolid = e.id AND ue.userid = COALESCE(o.userid, gm.userid)
+   WHERE o.{{of}} = x.id AND {_ACTIVE}
+   AND (COALESCE(o.{{opens}}, x.{{opens}}) <> x.{{opens}} OR COALESCE(o.{{closes}}, x.{{closes}}) <> x.{{closes}})
+   AND (o.userid IS NOT NULL OR NOT EXISTS (SELECT 1 FROM {{db}}.mdl_{{kind}}_overrides own WHERE own.{{of}} = x.id
+   AND own.userid = gm.userid AND (own.{{opens}} IS NOT NULL OR own.{{closes}} IS NOT NULL)))"""
 _SHOWN = """EXISTS (SELECT 1 FROM {db}.mdl_course_modules cm JOIN {db}.mdl_modules m ON m.id = cm.module
    JOIN {db}.mdl_course c ON c.id = cm.course
    WHERE cm.instance = x.id AND cm.course = x.course AND m.name = '{kind}' AND cm.visible = 1 AND cm.deletioninprogress = 0
@@ -53,7 +64,7 @@ _ATTEMPTS = """IF({at} > 0 AND {at} + {after} <= %(now)s, (SELECT COUNT(DISTINCT
    WHERE a.quiz = x.id AND a.preview = 0 AND a.{column} >= {at} - {before} AND a.{column} < {at} + {after}), NULL)"""
 _SUBMISSIONS = """IF({at} > 0 AND {at} + {after} <= %(now)s, (SELECT COUNT(DISTINCT s.userid) FROM {db}.mdl_assign_submission s
    WHERE s.assignment = x.id AND s.{column} >= {at} - {before} AND s.{column} < {at} + {after}), NULL)"""
-_BETWEEN = "(x.{opens} BETWEEN %(since)s AND %(until)s OR x.{closes} BETWEEN %(since)s AND %(until)s)"
+_BETWEEN = "({opens} BETWEEN %(since)s AND %(until)s OR {closes} BETWEEN %(since)s AND %(until)s)"
 
 
 class ReadError(Exception):
@@ -90,11 +101,19 @@ def access(folder: Path) -> Access:
 
 def query(database: str) -> str:
     """The one query of a tenant."""
-    def part(kind: str, opens: str, closes: str, first: str, last: str) -> str:
-        return (
-            f"SELECT '{kind}', x.name, x.{opens}, x.{closes}, {_ENROLLED}, {first}, {last} FROM {{db}}.mdl_{kind} x"
-            f" WHERE {_BETWEEN.format(opens=opens, closes=closes)} AND {_SHOWN.replace('{kind}', kind)}"
+    def part(kind: str, of: str, opens: str, closes: str, first: str, last: str) -> str:
+        usual, other = (f"x.{opens}", f"x.{closes}"), (f"COALESCE(o.{opens}, x.{opens})", f"COALESCE(o.{closes}, x.{closes})")
+        # One line for all with the usual times, and one for all who share other ones.
+        text = (
+            f"SELECT '{kind}', x.name, {', '.join(usual)}, {_ENROLLED} - (SELECT COUNT(DISTINCT ue.userid) FROM {_OTHERS}), {first}, {last}"
+            f" FROM {{db}}.mdl_{kind} x WHERE {_BETWEEN.format(opens=usual[0], closes=usual[1])} AND {_SHOWN}"
+            f" UNION ALL SELECT '{kind}', x.name, {', '.join(other)}, COUNT(DISTINCT ue.userid), NULL, NULL"
+            f" FROM {{db}}.mdl_{kind} x STRAIGHT_JOIN {_OTHERS} AND {_BETWEEN.format(opens=other[0], closes=other[1])} AND {_SHOWN}"
+            f" GROUP BY x.id, x.name, {', '.join(other)}"
         )
+        for place, value in {"{kind}": kind, "{of}": of, "{opens}": opens, "{closes}": closes}.items():
+            text = text.replace(place, value)
+        return text
 
     def came(template: str, at: str, column: str, habit: str) -> str:
         how = HABITS[habit]
@@ -103,9 +122,9 @@ def query(database: str) -> str:
             template = template.replace(place, value)
         return template
 
-    quizzes = part("quiz", "timeopen", "timeclose", came(_ATTEMPTS, "x.timeopen", "timestart", "exam_start"),
+    quizzes = part("quiz", "quiz", "timeopen", "timeclose", came(_ATTEMPTS, "x.timeopen", "timestart", "exam_start"),
                    came(_ATTEMPTS, "x.timeclose", "timefinish", "exam_end"))
-    assignments = part("assign", "allowsubmissionsfromdate", "duedate",
+    assignments = part("assign", "assignid", "allowsubmissionsfromdate", "duedate",
                        came(_SUBMISSIONS, "x.allowsubmissionsfromdate", "timecreated", "assignment_start"),
                        came(_SUBMISSIONS, "x.duedate", "timemodified", "assignment_end"))
     text = f"SET STATEMENT max_statement_time={QUERY_SECONDS} FOR {quizzes} UNION ALL {assignments} ORDER BY 3 DESC LIMIT {MOST_EVENTS}"

@@ -142,17 +142,17 @@ def _steps(chain: _Chain, policy: Policy, floor: int) -> None:
 
 def _cooldown(chain: _Chain, policy: Policy, history: History, now: float) -> None:
     """Let the last change show its effect first. A time in the future is a wrong clock and counts as now."""
-    last_any = max(history.last_out, history.last_in)
     if chain.desired > chain.size and history.last_out > 0:
         passed = max(0.0, now - history.last_out)
         if passed < policy.cooldown_out:
             left = policy.cooldown_out - passed
             chain.set(chain.size, "cooldown_out", f"nodes were added {passed:.0f} s ago, more in {left:.0f} s")
-    elif chain.desired < chain.size and last_any > 0:
-        passed = max(0.0, now - last_any)
-        if passed < policy.cooldown_in:
-            left = policy.cooldown_in - passed
-            chain.set(chain.size, "cooldown_in", f"the size changed {passed:.0f} s ago, a node may go in {left:.0f} s")
+    elif chain.desired < chain.size:
+        changes = (("nodes were added", history.last_out, policy.cooldown_in), ("a node went", history.last_in, policy.cooldown_between))
+        held = [(rest - max(0.0, now - when), what, max(0.0, now - when)) for what, when, rest in changes if when > 0]
+        left, what, passed = max(held, default=(0.0, "", 0.0))
+        if left > 0:
+            chain.set(chain.size, "cooldown_in", f"{what} {passed:.0f} s ago, a node may go in {left:.0f} s")
 
 
 def _brakes(

@@ -90,50 +90,63 @@ def oracle(demand: Sequence[int | None], launch_seconds: float, hold_seconds: fl
     """Node-hours of the cheapest supply that never lacks a node, knowing the future.
 
     A node is paid for from its launch, serves ``launch_seconds`` later, and stays for at least ``hold_seconds`` then. What
-    is needed at the begin is there already. The n-th node is needed whenever n or more are; for each n the cheapest choice
-    of runs is found exactly: going on through a pause costs the pause, a new run costs a launch and may cost a hold.
+    is needed at the begin is there already. From the highest peak down, one node after the other takes what is left to be served, in
+    the runs that are cheapest for it: going on through a pause costs the pause, a new run costs a launch and may cost a hold. While a node is
+    held beyond its need it serves what others would have to. The linear program of the same problem finds at most a hundredth less.
     """
-    values = [0 if one is None else one for one in demand]
-    hours = 0.0
-    opened: list[int] = []
-    spans: list[list[tuple[float, float]]] = []
-    previous = 0
-    for index, value in enumerate([*values, 0]):
-        while value > previous:
-            opened.append(index)
-            previous += 1
-            if len(spans) < previous:
-                spans.append([])
-        while value < previous:
-            spans[previous - 1].append((opened.pop() * MINUTE, index * MINUTE))
-            previous -= 1
-    for runs in spans:
-        hours += _cheapest(runs, launch_seconds, hold_seconds, len(values) * MINUTE) / 3600
-    return hours
+    # In a gap as little is needed as ever was: the fleet goes on there, too.
+    low = min([one for one in demand if one is not None], default=0)
+    rest = [low if one is None else one for one in demand]
+    end = len(rest) * MINUTE
+    seconds = 0.0
+    for level in range(max(rest, default=0), 0, -1):
+        needs: list[list[float]] = []
+        last = -2
+        for minute in [place for place, value in enumerate(rest) if value >= level]:
+            if minute == last + 1:
+                needs[-1][1] += MINUTE
+            else:
+                needs.append([minute * MINUTE, (minute + 1) * MINUTE])
+            last = minute
+        for begin, finish in _cheapest(needs, launch_seconds, hold_seconds, end):
+            seconds += finish - begin + min(launch_seconds, begin)
+            for minute in range(int(begin // MINUTE), math.ceil(finish / MINUTE - 1e-9)):
+                rest[minute] -= 1
+    return seconds / 3600
 
 
-def _cheapest(needs: Sequence[tuple[float, float]], launch: float, hold: float, end: float) -> float:
-    """Least seconds of one node that is there in all of these spans."""
+def _cheapest(needs: Sequence[Sequence[float]], launch: float, hold: float, end: float) -> list[tuple[float, float]]:
+    """The runs (begin, end) of one node that cost least and cover all of these spans."""
     best = [0.0]
-    # Cheapest way to have everything before span i done, less the begin of i: what a run from i to j is compared by.
-    cheapest_open = math.inf
+    # How the last run of the cheapest way to have everything up to span i done began and ended.
+    runs: list[tuple[int, float]] = [(0, 0.0)]
+    # Cheapest way to have everything before a span done, less its begin: what a run from there to i is compared by.
+    longest, opened = math.inf, 0
     young: list[int] = []
     for index, (_begin, finish) in enumerate(needs):
         young.append(index)
-        cost = math.inf
+        cost, run = math.inf, (0, 0.0)
         still = []
         for first in young:
             begin = needs[first][0]
-            start = 0.0 if begin <= 0 else min(launch, begin)
-            base = best[first] + start - begin
-            if finish - begin >= hold:
-                cheapest_open = min(cheapest_open, base)
-            else:
+            base = best[first] + min(launch, begin) - begin
+            if finish - begin < hold:
                 still.append(first)
-                cost = min(cost, base + min(begin + hold, end))
+                held = min(begin + hold, end)
+                if base + held < cost:
+                    cost, run = base + held, (first, held)
+            elif base < longest:
+                longest, opened = base, first
         young = still
-        best.append(min(cost, cheapest_open + finish))
-    return best[-1]
+        if longest + finish < cost:
+            cost, run = longest + finish, (opened, finish)
+        best.append(cost)
+        runs.append(run)
+    chosen, place = [], len(needs)
+    while place:
+        place, finish = runs[place]
+        chosen.append((needs[place][0], finish))
+    return chosen
 
 
 def static_fleets(demand: Sequence[int | None]) -> list[tuple[int, float]]:

@@ -120,8 +120,10 @@ def _factor(slots: Mapping[int, float], past: Iterable[int], back: int) -> float
     ]
     if len(ratios) < FEWEST:
         return 1.0
-    # Medians: twenty minutes of an exam say nothing of what comes after it.
-    ratio = min(median(ratios), median(ratios[-FEWEST:]))
+    # Medians: twenty minutes of an exam say nothing of what comes after it. A fall below the usual is believed by the hour alone: whom an
+    # outage sent away comes back.
+    hour, last = median(ratios), median(ratios[-FEWEST:])
+    ratio = min(hour, max(last, min(hour, 1.0)))
     return min(MOST, max(LEAST, ratio))
 
 

@@ -24,6 +24,8 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
 
 # A node that the cloud will take away drains at the latest so many seconds before, replaced or not.
 NOTICE_DRAIN = 75.0
+# Seconds for which a run waits for a node that takes longer to come: the next check, which may see a need for more, waits for the run.
+PATIENCE = 20.0
 NOT_YET_MEMBERS = ("launching", "building", "ready")
 # After these faults a member may merely be missing from the reading: its node is not taken for one without a member.
 DOUBTS = frozenset(f"metrics_{code}" for code in ("first", "gap", "short", "frozen", "reset", "partial"))
@@ -40,24 +42,28 @@ def plan(
     release: str = "",
     zones: Sequence[str] = (),
     ghosts: frozenset[str] = frozenset(),
+    launch_seconds: float = 0.0,
 ) -> Plan:
     """Plan what brings the fleet to ``decision.desired``.
 
     ``token`` names a new launch, if one is needed; ``zones`` are all zones to spread over; ``ghosts`` are the members
-    that had no node at the check before. Steps come in the order of :data:`ACTIONS`, so that nodes are launched and
-    joined before any goes.
+    that had no node at the check before; ``launch_seconds`` is what launches took lately, 0 where none was measured. Steps
+    come in the order of :data:`ACTIONS`, so that nodes are launched and joined before any goes.
     """
     if decision.frozen:
         return Plan((), ("scaling is paused, nothing is done",))
     if survey.at_rest and decision.desired == survey.size:
         return Plan()
-    steps = _launches(policy, decision, survey, token, image, release, zones)
+    if survey.serving < policy.min_nodes:
+        launch_seconds = 0.0  # no time to lose: the run joins them at the first moment
+    later = bool(image) and launch_seconds > PATIENCE
+    steps = _launches(policy, decision, survey, token, image, release, zones, later)
     notes: list[str] = []
     if survey.members_known:
         doubt = any(reason.code in DOUBTS for reason in decision.reasons)
         going = _victims(policy, decision, survey, doubt)
         steps += _forgets(survey, ghosts, notes)
-        steps += _joins(survey, {view.name for view in going}, now)
+        steps += _joins(survey, {view.name for view in going}, now, launch_seconds, notes)
         steps += _leaving(policy, survey, now, notes, doubt)
         steps += _announced(policy, decision, survey, now, notes, doubt)
         steps += _sick(policy, decision, survey, now, notes, doubt)
@@ -77,7 +83,8 @@ def plan(
 
 
 def _launches(
-    policy: Policy, decision: Decision, survey: Survey, token: str, image: str, release: str, zones: Sequence[str]
+    policy: Policy, decision: Decision, survey: Survey, token: str, image: str, release: str, zones: Sequence[str],
+    later: bool,
 ) -> list[Step]:
     steps = []
     seen_size = survey.size - survey.coming
@@ -90,7 +97,7 @@ def _launches(
             reason = f"{missing} of {intent.count} nodes of this launch are not seen yet"
             steps.append(
                 Step("launch", reason, count=intent.count, token=intent.token, image=intent.image,
-                     release=intent.release, zones=_spread(survey, zones, intent.count))
+                     release=intent.release, zones=_spread(survey, zones, intent.count), later=later)
             )
     count = min(decision.desired - survey.size, room)
     if count > 0:
@@ -101,7 +108,7 @@ def _launches(
             reason += f"; in place of {', '.join(replaced[:5])}"
         steps.append(
             Step("launch", reason, count=count, token=token, image=image, release=release,
-                 zones=_spread(survey, zones, count))
+                 zones=_spread(survey, zones, count), later=later)
         )
     return steps
 
@@ -140,12 +147,23 @@ def _soon(view: View, now: float) -> bool:
     return bool(view.notice) and view.notice - now <= 2 * NOTICE_DRAIN
 
 
-def _joins(survey: Survey, going: set[str], now: float) -> list[Step]:
+def _left(view: View, now: float, launch_seconds: float) -> float:
+    """Seconds until a node that is being built should serve; 0 where it is ready, needs the recipe, or nobody knows."""
+    if view.phase != "building" or view.node is None or not view.node.image:
+        return 0.0
+    return launch_seconds - (now - view.node.launched)
+
+
+def _joins(survey: Survey, going: set[str], now: float, launch_seconds: float, notes: list[str]) -> list[Step]:
     steps = []
     for view in survey.of("building", "ready", "stranded"):
         runs = view.node is not None and view.node.state == "running"
         if runs and not view.retiring and not view.held and not _soon(view, now) and view.name not in going:
             if view.phase == "stranded" and survey.serving:
+                continue
+            left = _left(view, now, launch_seconds)
+            if left > PATIENCE:
+                notes.append(f"{view.name} is expected in {left:.0f} s, and joins as soon as it is healthy")
                 continue
             steps.append(Step("join", view.why, node=view.name, address=_address(view)))
     for view in survey.of("in_service"):

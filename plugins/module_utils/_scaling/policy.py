@@ -48,8 +48,9 @@ POLICY_SCHEMA: dict[str, Setting] = {
     "scale_out_above": Setting("float", None, 0.05, 1.0, "busy share above which nodes are added, instead of dead_band"),
     "scale_in_below": Setting("float", None, 0.0, 1.0, "busy share below which nodes go, instead of dead_band"),
     "scale_in_window": Setting("int", 300, 0, 7 * DAY, "seconds whose highest wish counts before a node goes"),
-    "cooldown_out": Setting("int", 30, 0, DAY, "seconds after adding nodes before more are added"),
-    "cooldown_in": Setting("int", 300, 0, DAY, "seconds after any change of size before a node goes"),
+    "cooldown_out": Setting("int", 15, 0, DAY, "seconds after adding nodes before more are added"),
+    "cooldown_in": Setting("int", 300, 0, DAY, "seconds after adding nodes before one goes"),
+    "cooldown_between": Setting("int", None, 0, DAY, "seconds after a node went before the next goes, 60 or cooldown_in if that is less"),
     "max_step_out": Setting("float", 2.0, 1.01, 100, "the fleet grows to at most this multiple in one step"),
     "max_step_in": Setting("int", 1, 1, 1000, "nodes that may go in one step; auto: a quarter of the fleet", ("auto",)),
     "max_draining": Setting("int", 1, 1, 1000, "nodes that drain at the same time; auto: one step's", ("auto",)),
@@ -62,8 +63,8 @@ POLICY_SCHEMA: dict[str, Setting] = {
     "max_jump": Setting("float", 20.0, 2.0, 10000, "growth of the load that a second reading has to confirm"),
     "keep_days": Setting("int", 60, 1, 3650, "days the ledger keeps samples and decisions"),
     "trend": Setting(
-        "choice", "recommend", None, None, "whether growth and swing of the last minutes may add nodes",
-        ("off", "recommend", "scale_out"),
+        "choice", "growth", None, None, "whether growth (scale_out: and swing) of the last minutes may add nodes",
+        ("off", "recommend", "growth", "scale_out"),
     ),
     "forecast": Setting(
         "choice", "auto", None, None, "whether the weekly shape of the load may add nodes before they are needed",
@@ -99,8 +100,9 @@ class Policy:
     scale_out_above: float = 0.77
     scale_in_below: float = 0.63
     scale_in_window: float = 300.0
-    cooldown_out: float = 30.0
+    cooldown_out: float = 15.0
     cooldown_in: float = 300.0
+    cooldown_between: float = 60.0
     max_step_out: float = 2.0
     max_step_in: int | str = 1
     max_draining: int | str = 1
@@ -112,7 +114,7 @@ class Policy:
     stale_after: float = 180.0
     max_jump: float = 20.0
     keep_days: int = 60
-    trend: str = "recommend"
+    trend: str = "growth"
     forecast: str = "auto"
     events: str = "scale_out"
     timezone: str = "UTC"
@@ -134,6 +136,8 @@ class Policy:
                 value = "off"  # what YAML makes of an unquoted off
             number = setting.kind in ("int", "float") and value is not None and value not in setting.choices
             values[key] = _number(setting.kind, value) if number else value
+        if values["cooldown_between"] is None:
+            values["cooldown_between"] = min(60.0, values["cooldown_in"])
         out_above, in_below = _thresholds(values)
         values["scale_out_above"], values["scale_in_below"] = out_above, in_below
         values["schedule"] = tuple(

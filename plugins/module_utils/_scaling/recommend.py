@@ -128,6 +128,12 @@ def schedule(situation: Situation) -> Wish | None:
     return Wish("schedule", best.nodes, text, floor=True)
 
 
+def trend_counts(policy: Policy, sample: Sample) -> bool:
+    """Whether a trend may add nodes now. Within the dead band noise looks like growth often enough; once those that serve are beyond it,
+    growth says how far."""
+    return policy.trend == "scale_out" or policy.trend == "growth" and sample.load > policy.scale_out_above * sample.capacity
+
+
 def trend(situation: Situation) -> Wish | None:
     """Where the load will be when a node launched now serves, with its usual swing: that must find room. Only adds nodes.
 
@@ -156,7 +162,7 @@ def trend(situation: Situation) -> Wish | None:
         f"{grows} within {lead:.0f} s, give or take {2 * swing:.1f}, "
         f"within {LIMIT:.0%} of the workers: {counted(wanted)}"
     )
-    advice = policy.trend == "recommend"
+    advice = not trend_counts(policy, sample) or policy.trend == "growth" and not sure
     return Wish("trend", wanted, text + (TOLD if advice else ""), advice=advice)
 
 

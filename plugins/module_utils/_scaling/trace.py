@@ -9,12 +9,24 @@ import datetime
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Sample
 
 MINUTE = 60.0
 # A trace of ten years; more is more likely a column of wrong numbers.
 LONGEST_MINUTES = 10 * 366 * 1440
+# The columns, by the names that monitoring gives them.
+TIMES = ("time", "timestamp", "datetime", "ts", "date")
+LOADS = ("load", "in_service", "value")
+# Of a later time is no second, but a millisecond; of an earlier one neither.
+LATEST, EARLIEST = 1e11, -1e10
+# More requests in service at once are no load, but a count of some interval.
+MOST = 1e6
+# Values come in a rhythm where so many of the steps are no longer than so many usual ones; then a pause of more than so many usual
+# steps, and of so many seconds, is a gap.
+REGULAR, REGULAR_SHARE = 1.5, 0.9
+GAP_STEPS, GAP_SECONDS = 3.0, 300.0
 
 
 class TraceError(ValueError):
@@ -64,52 +76,81 @@ class Trace:
 
 
 def from_csv(lines: Iterable[str]) -> Trace:
-    """A trace from CSV with the columns ``time`` (seconds or ISO 8601) and ``load`` (requests in service).
+    """A trace from CSV with the columns ``time`` (seconds or ISO 8601) and ``load`` (requests in service), in any order.
 
-    A value holds until the next one. Values more than a minute apart are points on a line: what comes every
-    five minutes or every hour is a sampled curve, not a stair.
+    A value holds until the next one. Values more than a minute apart are points on a line: what comes every five minutes or every
+    hour is a sampled curve, not a stair. Where values come regularly, a much longer pause is a gap of which nothing is known.
 
     :raises TraceError: naming the line, the value and what to do.
     """
-    reader = csv.reader(lines)
+    rows, above, head = iter(lines), 0, ""
+    for head in rows:
+        above += 1
+        if head.strip():
+            break
+    # Semicolons and tabs as spreadsheets write them.
+    mark = next((one for one in (",", ";", "\t") if one in head), ",")
     try:
-        head = [name.strip().lower() for name in next(reader)]
-    except StopIteration:
-        raise TraceError("the trace is empty: give CSV with the head 'time,load' and at least two lines") from None
+        names = [name.strip().lower() for name in next(csv.reader([head.lstrip("\ufeff")], delimiter=mark), [])]
     except csv.Error as exc:
-        raise TraceError(f"line 1: no CSV: {exc}") from exc
-    if head and head[0].startswith("\ufeff"):
-        head[0] = head[0][1:]
-    for name in ("time", "load"):
-        if name not in head:
-            raise TraceError(f"line 1: {','.join(head)[:80]!r} has no column {name!r}: begin the file with 'time,load'")
-    at, of = head.index("time"), head.index("load")
-    points: list[tuple[float, float]] = []
-    try:
-        for row in reader:
-            if not row or not "".join(row).strip():
-                continue
-            number = reader.line_num
-            if len(row) <= max(at, of):
-                raise TraceError(f"line {number}: {','.join(row)[:80]!r} lacks a column: give time and load")
-            moment, load = _time(row[at], number), _load(row[of], number)
-            if points and moment <= points[-1][0]:
-                raise TraceError(f"line {number}: time {row[at].strip()!r} is not after the line before: sort the lines by time, each once")
-            points.append((moment, load))
-    except csv.Error as exc:
-        raise TraceError(f"line {reader.line_num}: no CSV: {exc}") from exc
+        raise TraceError(f"line {above}: no CSV: {exc}") from exc
+    if not any(names):
+        raise TraceError("the trace is empty: give CSV with the head 'time,load' and at least two lines")
+    at, of = [next((names.index(name) for name in known if name in names), -1) for known in (TIMES, LOADS)]
+    if min(at, of) < 0:
+        name = "time" if at < 0 else "load"
+        raise TraceError(f"line {above}: {mark.join(names)[:80]!r} has no column {name!r}: begin the file with 'time,load'")
+    points = _points(csv.reader(rows, delimiter=mark), above, at, of)
     if len(points) < 2:
         raise TraceError(f"only {len(points)} line(s) with a load: give at least two")
     if (points[-1][0] - points[0][0]) / MINUTE > LONGEST_MINUTES:
         raise TraceError(f"from {points[0][0]:.0f} to {points[-1][0]:.0f} are more than ten years: is 'time' in seconds?")
-    steps = sorted(later[0] - sooner[0] for sooner, later in zip(points, points[1:]))
-    usual = steps[len(steps) // 2]
+    steps = [later[0] - sooner[0] for sooner, later in zip(points, points[1:])]
+    usual = sorted(steps)[len(steps) // 2]
+    # A pause is a gap only among values that come in a rhythm.
+    regular = sum(step <= REGULAR * usual for step in steps) >= REGULAR_SHARE * len(steps)
+    longest = max(GAP_STEPS * usual, GAP_SECONDS) if regular else math.inf
     spans = []
     for (moment, load), (following, after) in zip(points, points[1:]):
-        spans += [(moment, following, load, load if following - moment <= MINUTE else after)]
+        if following - moment <= longest:
+            spans.append((moment, following, load, load if following - moment <= MINUTE else after))
+        else:
+            spans.append((moment, moment + min(usual, MINUTE), load, load))
     last = points[-1]
     spans.append((last[0], last[0] + min(usual, MINUTE), last[1], last[1]))
     return _minutes(spans)
+
+
+def _points(rows: Any, above: int, at: int, of: int) -> list[tuple[float, float]]:
+    """Times and loads of all lines below the head, by time, each time once; ``above`` is the number of the head's line."""
+    points: list[tuple[float, float]] = []
+    sorted_by_time = True
+    try:
+        for row in rows:
+            if not row or not "".join(row).strip():
+                continue
+            number = rows.line_num + above
+            if len(row) <= max(at, of):
+                raise TraceError(f"line {number}: {','.join(row)[:80]!r} lacks a column: give time and load")
+            moment, load = _time(row[at], number), _load(row[of], number)
+            sorted_by_time = sorted_by_time and (not points or moment > points[-1][0])
+            points.append((moment, load))
+    except csv.Error as exc:
+        raise TraceError(f"line {rows.line_num + above}: no CSV: {exc}") from exc
+    if sorted_by_time:
+        return points
+    points.sort()
+    once = points[:1]
+    for moment, load in points[1:]:
+        if moment > once[-1][0]:
+            once.append((moment, load))
+        elif load != once[-1][1]:
+            when = datetime.datetime.fromtimestamp(moment, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+            raise TraceError(
+                f"time {moment:.15g} ({when}) has two loads, {once[-1][1]:g} and {load:g}: keep one; "
+                "local times need their zone where clocks are set back"
+            )
+    return once
 
 
 def from_samples(samples: Iterable[Sample]) -> Trace:
@@ -133,7 +174,7 @@ def _time(text: str, number: int) -> float:
         value = float(text)
     except ValueError:
         try:
-            moment = datetime.datetime.fromisoformat(text)
+            moment = datetime.datetime.fromisoformat(text[:-4] + "Z" if text.endswith((" UTC", " GMT")) else text)
         except ValueError:
             raise TraceError(
                 f"line {number}: time {text[:40]!r} is neither a number of seconds nor ISO 8601: "
@@ -143,6 +184,8 @@ def _time(text: str, number: int) -> float:
         value = (moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.timezone.utc)).timestamp()
     if not math.isfinite(value):
         raise TraceError(f"line {number}: time {text[:40]!r} is no time: give seconds or ISO 8601")
+    if not EARLIEST <= value <= LATEST:
+        raise TraceError(f"line {number}: time {text[:40]!r} is beyond any date: give seconds, not milliseconds")
     return value
 
 
@@ -153,6 +196,8 @@ def _load(text: str, number: int) -> float:
         value = math.nan
     if not math.isfinite(value) or value < 0:
         raise TraceError(f"line {number}: load {text.strip()[:40]!r} is no load: give requests in service, 0 or more")
+    if value > MOST:
+        raise TraceError(f"line {number}: load {text.strip()[:40]!r} is too much: give requests in service at one time, not a count of them")
     return value
 
 

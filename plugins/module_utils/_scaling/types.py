@@ -232,7 +232,8 @@ class Step:
     ``action`` is ``launch`` (``count`` nodes under ``token``, one in each of ``zones``), ``join`` (prepare what the
     image lacks, verify, add to the balancer), ``drain`` (begin or go on; ``deadline`` ends it), ``retire`` (flush the
     logs, then terminate; ``forced`` when nothing more can be waited for) or ``forget`` (a member without a node).
-    ``since`` is when a drain began, 0 if it begins now. With a node, ``token`` is the launch that made it.
+    ``since`` is when a drain began, 0 if it begins now. With a node, ``token`` is the launch that made it. Of a launch that is ``later``
+    nobody waits for the nodes: a later check lets them join.
     """
 
     action: str
@@ -247,6 +248,7 @@ class Step:
     since: float = 0.0
     deadline: float = 0.0
     forced: bool = False
+    later: bool = False
 
     def to_data(self) -> dict[str, Any]:
         """The step as plain data; fields that say nothing are left out.
@@ -254,7 +256,7 @@ class Step:
         A launch brings the tags its nodes must carry, by which later checks recognise them.
         """
         data: dict[str, Any] = {"action": self.action, "reason": self.reason}
-        for key in ("node", "address", "count", "token", "image", "release", "since", "deadline", "forced"):
+        for key in ("node", "address", "count", "token", "image", "release", "since", "deadline", "forced", "later"):
             value = getattr(self, key)
             if value:
                 data[key] = value
@@ -283,6 +285,7 @@ class Step:
             since=float(data.get("since", 0.0)),
             deadline=float(data.get("deadline", 0.0)),
             forced=bool(data.get("forced", False)),
+            later=bool(data.get("later", False)),
         )
 
 

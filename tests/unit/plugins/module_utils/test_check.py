@@ -53,6 +53,18 @@ def test_everything_is_written_before_anything_is_done(world: World) -> None:
     assert "[done in 1.5 s]" in text
 
 
+@pytest.mark.parametrize(("measured", "later"), [([], False), ([12.0], False), ([180.0], True)])
+def test_a_run_waits_only_for_nodes_that_come_quickly(
+    world: World, monkeypatch: pytest.MonkeyPatch, measured: list[float], later: bool
+) -> None:
+    world.load = 14.0
+    world.pass_time(15)
+    monkeypatch.setattr(world.ledger, "launch_times", lambda: measured)
+    sources = replace(world.sources, image=lambda release: ("an image", release))
+    (launch,) = [step for step in check(POLICY, world.ledger, sources).plan.steps if step.action == "launch"]
+    assert launch.later is later
+
+
 def test_what_another_plan_is_about_to_drain_is_drained(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(POLICY, Ledger(MEMORY), size=3, load=0.5)
     for _count in range(12):

@@ -124,7 +124,7 @@ class MemoryLedger:
         return None, {}
 
     def launch_times(self) -> list[float]:
-        return []
+        return [180.0]
 
     def joined(self, since: float) -> dict[str, float]:
         return {node: planned for node, planned in self._joins.values() if planned >= since}

@@ -68,6 +68,54 @@ def test_below_saturation_more_workers_lose_fewer_requests(minutes: list[tuple[i
     assert more.mean_seconds <= found.mean_seconds * (1 + 1e-9)
 
 
+def absolute(minutes: list[tuple[float, float]], service: float, patience: float) -> tuple[float, float, float]:
+    """Seconds waited by all, requests that waited, and those turned away."""
+    found = waiting(minutes, service, patience)
+    return found.mean_seconds * found.requests, found.delayed_share * found.requests, found.lost
+
+
+MINUTES = st.lists(st.tuples(st.integers(1, 60), st.floats(0, 1.6)), min_size=1, max_size=12)
+
+
+@given(MINUTES, st.integers(0, 11), st.floats(0, 30), st.floats(0.02, 3), st.floats(0, 120))
+@settings(max_examples=200)
+def test_more_load_in_any_minute_waits_more_also_beyond_saturation(
+    minutes: list[tuple[int, float]], place: int, more: float, service: float, patience: float
+) -> None:
+    loads = [(share * workers, float(workers)) for workers, share in minutes]
+    higher = list(loads)
+    load, workers = loads[place % len(loads)]
+    higher[place % len(loads)] = load + more, workers
+    for low, high in zip(absolute(loads, service, patience), absolute(higher, service, patience)):
+        assert low <= high * (1 + 1e-9) + 1e-9
+    # Where nobody gives up: who is turned away early waits less.
+    larger = [(load, workers + more) for load, workers in loads]
+    for low, high in zip(absolute(larger, service, 1e9), absolute(loads, service, 1e9)):
+        assert low <= high * (1 + 1e-9) + 1e-9
+
+
+@given(MINUTES, st.integers(0, 11), st.sampled_from((0.5, 0.999999, 1.0, 1.2)), st.floats(0.02, 3), st.floats(0.1, 120))
+@settings(max_examples=200)
+def test_waiting_has_no_seam(minutes: list[tuple[int, float]], place: int, share: float, service: float, patience: float) -> None:
+    loads = [(part * workers, float(workers)) for workers, part in minutes]
+    workers = loads[place % len(loads)][1]
+    found = []
+    for nearly in (-1e-7, 0.0, 1e-7):
+        loads[place % len(loads)] = (share + nearly) * workers, workers
+        one = waiting(loads, service, patience)
+        found.append((one.mean_seconds, one.delayed_share, one.over_a_second_share, one.lost / max(1.0, one.requests)))
+    for before, there, after in zip(*found):
+        assert before == pytest.approx(there, rel=1e-3, abs=1e-4)
+        assert after == pytest.approx(there, rel=1e-3, abs=1e-4)
+
+
+def test_as_many_requests_as_workers_wait_longer_with_time() -> None:
+    # With rho = 1 a queue grows by the root of time; before, it was infinite just below and nothing just at it.
+    found = [waiting([(10.0, 10.0)] * minutes, 0.5, 1e6).mean_seconds for minutes in (1, 4, 16)]
+    assert 0.5 < found[0] < found[1] < found[2] < 10
+    assert found[2] / found[1] == pytest.approx(2, rel=0.15)
+
+
 def simulated(workers: int, rate: float, seconds: float, requests: int) -> float:
     """Share of requests that wait, by playing them one after the other."""
     chance = random.Random(7)

@@ -104,6 +104,9 @@ def test_a_trend_is_told_and_counts_only_where_the_policy_lets_it() -> None:
     assert "trend" not in codes(off)
     counts = decided(4, 12.0, Policy(max_nodes=20, trend="scale_out"), history=history, launch_seconds=180.0)
     assert (counts.desired, counts.recommended) == (6, 6)
+    # Where those that serve are beyond the dead band, growth may say how far they have to grow.
+    grown = decided(4, 13.0, history=surging(4, 13.0), launch_seconds=180.0)
+    assert grown.desired == 6 > decided(4, 13.0, Policy(max_nodes=20, trend="recommend"), history=surging(4, 13.0), launch_seconds=180.0).desired
     # Nor does what is only told keep a node that nothing else wants.
     assert decided(8, 12.0, history=surging(8, 12.0), launch_seconds=180.0).direction == "in"
 
@@ -134,11 +137,13 @@ def test_the_scale_in_window_keeps_what_was_wanted(recommended: tuple, desired: 
 @pytest.mark.parametrize(
     ("load", "last_out", "last_in", "desired"),
     [
-        (100, NOW - 29, 0.0, 4),
-        (100, NOW - 30, 0.0, 8),
+        (100, NOW - 14, 0.0, 4),
+        (100, NOW - 15, 0.0, 8),
         (100, 0.0, NOW - 1, 8),  # taking a node away does not hold back growth
         (0, NOW - 299, 0.0, 4),
-        (0, 0.0, NOW - 299, 4),
+        (0, 0.0, NOW - 59, 4),
+        (0, 0.0, NOW - 60, 3),  # it was one node, and everything else was looked at again
+        (0, NOW - 299, NOW - 200, 4),
         (0, NOW - 300, NOW - 300, 3),
         (0, NOW + 50, 0.0, 4),  # a clock that was set back
     ],

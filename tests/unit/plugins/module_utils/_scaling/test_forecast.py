@@ -92,6 +92,14 @@ def test_a_short_exam_in_the_last_hour_does_not_scale_what_comes() -> None:
     assert highest(ahead(NOW, slots)) == 100.0
 
 
+def test_a_fall_within_the_hour_comes_back_and_one_of_an_hour_does_not() -> None:
+    for slots_gone, expected in ((4, 100.0), (12, 20.0)):
+        slots = weeks_of(NOW, 4)
+        for begin in range(slot_of(NOW) - slots_gone * SLOT, slot_of(NOW), SLOT):
+            slots[begin] = 0.0
+        assert highest(ahead(NOW, slots)) == pytest.approx(expected)
+
+
 def test_a_holiday_on_either_side_only_changes_the_scale() -> None:
     assert highest(ahead(NOW, weeks_of(NOW, 4, {1: 0.1}))) == 100.0
     # Today is the holiday: everything is a tenth, and so is what is expected.
@@ -185,7 +193,7 @@ def test_a_steady_growth_goes_on_while_a_node_is_launched() -> None:
     # 24 + 1.5 a minute for (180 + 75) s = 30.4, in 85 % of 8 workers each.
     assert wish is not None and wish.desired == math.ceil((24 + 1.5 * 255 / 60) / 6.8)
     assert wish.desired == 5 and not wish.advice
-    told = trend(growing([18.0, 19.5, 21.0, 22.5, 24.0], policy=Policy()))
+    told = trend(growing([18.0, 19.5, 21.0, 22.5, 24.0], policy=Policy(trend="recommend")))
     assert told is not None and (told.desired, told.advice) == (5, True)
     assert "only told" in told.text
     assert trend(growing([18.0, 19.5, 21.0, 22.5, 24.0], policy=Policy(trend="off"))) is None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -146,6 +147,29 @@ def test_running_nodes_join_and_pending_ones_are_awaited() -> None:
     nodes, members = serving(2)
     nodes += [node("x", launched=NOW - 5), node("y", launched=NOW - 5, state="pending")]
     assert steps(planned(4, nodes, members)) == [("join", "x")]
+
+
+def test_a_run_does_not_wait_for_nodes_that_take_long() -> None:
+    nodes, members = serving(3)
+    seen = survey(POLICY, nodes, members, NOW)
+    decision = Decision(5, "out", 3, 5, True, ())
+
+    def launch(**more: Any) -> Step:
+        return plan(POLICY, decision, seen, NOW, token="t", **more).steps[0]
+
+    assert launch(image="i", launch_seconds=180.0).later
+    assert launch(image="i", launch_seconds=180.0).to_data()["later"] is True
+    # A quick one joins at once; one without an image needs the recipe first; and nobody knows before the first.
+    for more in ({"image": "i", "launch_seconds": 12.0}, {"launch_seconds": 180.0}, {"image": "i"}):
+        assert not launch(**more).later
+    for age, image, healthy, joins in ((100.0, "i", False, False), (165.0, "i", False, True), (100.0, "i", True, True), (100.0, "", False, True)):
+        young = node("x", launched=NOW - age, image=image)
+        observed = survey(POLICY, [*nodes, young], members, NOW, healthy={"x": True} if healthy else {})
+        found = plan(POLICY, Decision(4, "none", 4, 4, True, ()), observed, NOW, token="t", launch_seconds=180.0)
+        assert (steps(found) == [("join", "x")]) is joins, (age, image, healthy)
+        few = survey(POLICY, [*nodes[:1], young], members[:1], NOW)
+        assert ("join", "x") in steps(plan(POLICY, Decision(2, "none", 2, 2, True, ()), few, NOW, token="t", launch_seconds=180.0))
+        assert joins or found.notes == ("x is expected in 80 s, and joins as soon as it is healthy",)
 
 
 def test_one_node_drains_at_a_time() -> None:

@@ -74,7 +74,9 @@ def test_an_unquoted_off_of_yaml_means_off() -> None:
 
 def test_steps_are_small_unless_the_policy_says_otherwise() -> None:
     policy = Policy.from_settings({})
-    assert (policy.max_step_out, policy.trend) == (2, "recommend")
+    assert (policy.cooldown_between, Policy.from_settings({"cooldown_in": 10}).cooldown_between) == (60, 10)
+    assert Policy.from_settings({"cooldown_in": 10, "cooldown_between": 20}).cooldown_between == 20
+    assert (policy.max_step_out, policy.trend) == (2, "growth")
     assert [(policy.step_in(size), policy.draining(size)) for size in (0, 2, 8, 200)] == [(1, 1)] * 4
     share = Policy.from_settings({"max_step_in": "auto", "max_draining": "auto"})
     assert [share.step_in(size) for size in (0, 2, 7, 8, 20)] == [1, 1, 1, 2, 5]

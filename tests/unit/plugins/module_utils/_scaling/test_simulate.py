@@ -71,7 +71,7 @@ def test_a_steady_fleet_does_not_flap_in_noise(busy: float, swing: float) -> Non
 def test_a_trend_that_is_only_told_changes_no_step() -> None:
     chance = random.Random(2)
     trace = Trace(BEGIN, [day(minute) * chance.uniform(0.8, 1.2) for minute in range(1440)])
-    told, off = simulate(DEFAULT, trace), simulate(dataclasses.replace(DEFAULT, trend="off"), trace)
+    told, off = [simulate(dataclasses.replace(DEFAULT, trend=how), trace) for how in ("recommend", "off")]
     assert (told.supply, told.node_hours) == (off.supply, off.node_hours)
     assert told.launched > 3
 

@@ -70,7 +70,7 @@ class World:
             self.nodes[name] = Node(name, "web", f"10.0.0.{index}", "ab"[index % 2], "running", self.now - 10_000)
             self.members[name] = Member(name, f"10.0.0.{index}", "up", 4, since=5000.0)
         self.sources = Sources(
-            nodes=self._nodes, read=self._read, probe=self._probe, image=lambda release: ("", release),
+            nodes=self._nodes, read=self._read, probe=self._probe, image=lambda release: ("image", release),
             clock=lambda: self.now, new_token=self._token, zones=("a", "b"), settle=SETTLE,
         )
         self._share()
@@ -220,7 +220,7 @@ class World:
                     self.launched += 1
                     self.nodes[name] = Node(
                         name, "web", f"10.1.{self.launched // 250}.{self.launched % 250}", zone, "pending", self.now,
-                        tags={"launch": step.token},
+                        image=step.image, tags={"launch": step.token},
                     )
             if len(self.nodes) > self.policy.max_nodes:
                 raise Violation(f"{len(self.nodes)} nodes exist, at most {self.policy.max_nodes} may")
