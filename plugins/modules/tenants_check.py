@@ -34,6 +34,10 @@ options:
     description: The tenants map of this node.
     type: path
     default: /etc/moodle-fleet/tenants.php
+  own_map:
+    description: The map of the tenants that have a Unix user of their own.
+    type: path
+    default: /etc/moodle-fleet/tenants.own
   library:
     description: Folder of the fleet's own scripts.
     type: path
@@ -123,7 +127,13 @@ def read_map(module: AnsibleModule) -> dict:
         raise site.SiteError(f"{module.params['map']} cannot be read: {' '.join((err or out).split())[-300:]}")
     data = json.loads(out)
     # PHP has one kind of list for both.
-    return {key: data[key] or {} for key in ("fleet", "hosts", "tenants")}
+    data = {key: data[key] or {} for key in ("fleet", "hosts", "tenants")}
+    if os.path.exists(module.params["own_map"]):
+        with open(module.params["own_map"], encoding="utf-8") as stream:
+            own = json.load(stream)
+        data["hosts"] |= own["hosts"]
+        data["tenants"] |= own["tenants"]
+    return data
 
 
 def main() -> None:
@@ -134,6 +144,7 @@ def main() -> None:
             "shared_root": {"type": "path", "default": "/srv/moodledata"},
             "owner": {"type": "str", "default": "www-data"},
             "map": {"type": "path", "default": "/etc/moodle-fleet/tenants.php"},
+            "own_map": {"type": "path", "default": "/etc/moodle-fleet/tenants.own"},
             "library": {"type": "path", "default": "/usr/lib/moodle-fleet"},
             "php": {"type": "list", "elements": "str", "default": ["php"]},
             "parallel": {"type": "int", "default": 2},
@@ -145,8 +156,9 @@ def main() -> None:
     began = time.monotonic()
     try:
         data = read_map(module)
+        users = {name: entry["uid"] for name, entry in data["tenants"].items() if entry.get("uid")}
         places = site.Places(
-            params["code"], params["shared_root"], params["owner"], os.path.join(params["library"], "cli.php"), params["php"]
+            params["code"], params["shared_root"], params["owner"], os.path.join(params["library"], "cli.php"), params["php"], users
         )
         tried = trial.Trial(data, site.Sites(places, module.run_command), params["parallel"])
         findings = tried.run()

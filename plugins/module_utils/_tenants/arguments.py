@@ -89,7 +89,8 @@ def make_applier(module: Any) -> apply.Applier:
     """Return what brings tenants into being; a secret that is none is refused."""
     params = module.params
     _secrets.derive(params["secret"], "check", "secret")
-    places = site.Places(params["code"], params["shared_root"], params["owner"], params["cli"], params["php"])
+    users = {tenant.name: tenant.uid for tenant in definition.load(params["tenants"]) if tenant.uid}
+    places = site.Places(params["code"], params["shared_root"], params["owner"], params["cli"], params["php"], users)
     return apply.Applier(
         database_servers(params), redis_places(params["cache"]), site.Sites(places, module.run_command), params["secret"],
         shared_user=params["cache"]["shared_user"], public_port=params["public_port"], report=module.log,

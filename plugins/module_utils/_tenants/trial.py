@@ -162,22 +162,22 @@ class Trial:
 
     def _permissions(self) -> Iterator[Finding]:
         """Folders that others on the node may enter, and links that lead out of a tenant's folder, which nginx would follow."""
-        wanted = self.sites.places.account()[0]
         for path in (MAP, os.path.join(self.sites.places.shared_root, ".fleet", "tenants.php")):
             if os.path.exists(path) and os.stat(path).st_mode & 0o027:
                 yield Finding("permissions", "fleet", f"{path} has mode {stat.S_IMODE(os.stat(path).st_mode):o}: others can read it")
         for name in self.tenants:
             base = self.sites.places.folder(name)
-            for path in [base, *(os.path.join(base, part) for part in FOLDERS)]:
+            for path, (owner, group, mode) in self.sites.places.folders(name).items():
                 try:
                     found = os.lstat(path)
                 except FileNotFoundError:
                     yield Finding("permissions", name, f"{path} is missing")
                     continue
-                if found.st_mode & 0o007 or found.st_uid != wanted or not stat.S_ISDIR(found.st_mode):
+                open_ = found.st_mode & 0o7777 & ~mode
+                if open_ or (found.st_uid, found.st_gid) != (owner, group) or not stat.S_ISDIR(found.st_mode):
                     yield Finding(
-                        "permissions", name, f"{path} has mode {stat.S_IMODE(found.st_mode):o}, owner {found.st_uid}: it must be a"
-                        f" folder of {self.sites.places.owner} that others cannot enter"
+                        "permissions", name, f"{path} has mode {stat.S_IMODE(found.st_mode):o}, owner {found.st_uid}, group {found.st_gid}:"
+                        f" it must be a folder of {owner}:{group} with mode {mode:o} or less"
                     )
             yield from self._links(name, base, base, DEPTH)
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Runs the cron of all active tenants, each once a minute, a bounded number at a time, on one jobs node at a time.
 
-Runs as PHP's user. `schedule.py` says whose turn it is, `lease.py` whether it is this node's turn at all, and Moodle's own
+Runs as root with few of its rights, so that each tenant's cron runs as the user of its PHP, its own or the one that most share. `schedule.py` says whose turn it is, `lease.py` whether it is this node's turn at all, and Moodle's own
 admin/cli/cron.php does the work, in forks of runner.php. At SIGTERM it gives the lease back, asks the runs under way to end after
 their current task, and ends with the last of them.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import selectors
 import signal
 import socket
@@ -27,6 +28,8 @@ from metrics import Figures
 from schedule import DONE, FAILED, RESTING, Limits, Run, Schedule
 
 TENANTS = Path("/etc/moodle-fleet/tenants.php")
+# The same of tenants with a Unix user of their own, and their numbers.
+OWN, USERS = TENANTS.with_name("tenants.own"), TENANTS.with_name("tenants.users")
 LIBRARY = Path(__file__).parent
 RUNTIME = Path("/run/moodle-fleet-cron")
 # By these Moodle says that the site does not want its cron to run.
@@ -53,10 +56,12 @@ class Journal:
 
 
 class Runner:
-    """One runner.php: the parent of runs that share compiled code."""
+    """One runner.php: the parent of runs that share compiled code, all as one user. With ``once`` it ends with its first run."""
 
-    def __init__(self, php: list[str], selector: selectors.BaseSelector, answer: Callable[[dict, str], None]) -> None:
+    def __init__(self, php: list[str], user: int, selector: selectors.BaseSelector, answer: Callable[[dict, str], None],
+                 once: bool = False) -> None:
         self.ids: set[int] = set()
+        self.once = once
         self._answer, self._selector = answer, selector
         self._output: dict[int, bytearray] = {}
         self._pids: dict[int, int] = {}
@@ -64,6 +69,8 @@ class Runner:
         path = RUNTIME / f"runner-{time.monotonic_ns()}.sock"
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(path))
+            group = pwd.getpwuid(user).pw_gid
+            os.chown(path, user, group)
             listener.listen(1)
             listener.settimeout(30)
             self._printed, theirs = socket.socketpair()
@@ -73,6 +80,7 @@ class Runner:
             with theirs:
                 self.process = subprocess.Popen(
                     [*php, str(LIBRARY / "runner.php"), str(path)], stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs,
+                    user=user, group=group, extra_groups=[],
                 )
             self._control = listener.accept()[0]
         path.unlink()
@@ -157,6 +165,8 @@ class Runner:
         for pid in pids:
             del self._pids[pid]
         self.ids.discard(told["id"])
+        if self.once:
+            self.finish()
         self._answer(told, printed.decode(errors="replace"))
 
 
@@ -176,7 +186,10 @@ class Dispatcher:
         self.code = ""
         self.role = ""
         self.stop_asked = self.stopping = False
-        self.seen = 0.0
+        self.seen: tuple[float, ...] = ()
+        # Of those that have one of their own.
+        self.users: dict[str, int] = {}
+        self.user = pwd.getpwnam(settings["user"]).pw_uid
         self.listed = True
         # What is asked of tenants.php, by the number of its run; negative, so that they differ from those of the schedule.
         self.asked: dict[int, Callable[[int, str], None]] = {}
@@ -251,7 +264,7 @@ class Dispatcher:
             else:
                 # With the list of now; and no failure counts, for perhaps the database had one.
                 self.schedule.serve((), time.time())
-                self.seen = 0.0
+                self.seen = ()
                 self._become("active")
 
     def _become(self, role: str) -> None:
@@ -275,23 +288,31 @@ class Dispatcher:
             # Compiled code of an earlier release goes with its runner.
             for runner in self.runners:
                 runner.finish()
-            self.runners.append(self._new_runner())
+            self._shared_runner(anew=True)
             self.code = code
             self.journal.write(f"runs the code in {code}")
-        changed = TENANTS.stat().st_mtime
+        changed = tuple(path.stat().st_mtime for path in (TENANTS, OWN) if path.exists())
         if changed != self.seen:
             self.seen = changed
             self._ask(self._listed, "list")
 
-    def _new_runner(self) -> Runner:
-        return Runner(self.settings["php"], self.selector, self._ended)
-
-    def _runner(self) -> Runner:
-        """The runner for what starts now."""
-        self.runners = [runner for runner in self.runners if runner.ids or runner.process.poll() is None]
-        if not self.runners or self.runners[-1].process.poll() is not None:
-            self.runners.append(self._new_runner())
+    def _new_runner(self, php: list[str], user: int, once: bool) -> Runner:
+        self.runners.append(Runner(php, user, self.selector, self._ended, once))
         return self.runners[-1]
+
+    def _shared_runner(self, anew: bool = False) -> Runner:
+        """The runner of the tenants that share a user."""
+        self.runners = [runner for runner in self.runners if runner.ids or runner.process.poll() is None]
+        shared = [runner for runner in self.runners if not runner.once]
+        if anew or not shared or shared[-1].process.poll() is not None:
+            return self._new_runner(self.settings["php"], self.user, once=False)
+        return shared[-1]
+
+    def _own_runner(self, tenant: str, user: int) -> Runner:
+        """A runner for one turn of a tenant with a user of its own, which can share no memory, nor compiled code, with others."""
+        change = {"opcache.file_cache": os.path.join(self.settings["local"], tenant, "opcache-cli"), "opcache.file_cache_only": "1"}
+        words = (word.partition("=") for word in self.settings["php"])
+        return self._new_runner([f"{key}{equals}{change.get(key, value)}" for key, equals, value in words], user, once=True)
 
     def _listed(self, code: int, text: str) -> None:
         if code:
@@ -301,6 +322,8 @@ class Dispatcher:
             return
         self.listed = True
         names = json.loads(text)
+        lines = USERS.read_text(encoding="ascii").splitlines() if USERS.exists() else []
+        self.users = {name: int(number) for name, number in (line.rstrip(";").split() for line in lines)}
         self.schedule.serve(names, time.time())
         self.figures.keep(names)
         self.journal.write(f"{len(names)} active tenants, {self.limits.workers} at a time")
@@ -313,7 +336,9 @@ class Dispatcher:
         script = next((path for path in (f"{code}/admin/cli/cron.php", f"{code}/public/admin/cli/cron.php")
                        if os.path.exists(path)), f"{code}/admin/cli/cron.php")
         self.figures.started(run)
-        self._runner().ask(run.number, script, "--keep-alive=0", MOODLE_TENANT=run.tenant)
+        user = self.users.get(run.tenant)
+        runner = self._shared_runner() if user is None else self._own_runner(run.tenant, user)
+        runner.ask(run.number, script, "--keep-alive=0", MOODLE_TENANT=run.tenant)
 
     def _code_of(self, tenant: str) -> str:
         """The code that fits the tenant's database: while a release is under way, not all tenants have the same."""
@@ -326,7 +351,8 @@ class Dispatcher:
     def _ask(self, answer: Callable[[int, str], None], *words: str) -> None:
         number = -1 - max((-one for one in self.asked), default=0)
         self.asked[number] = answer
-        self._runner().ask(number, LIBRARY / "tenants.php", *words)
+        # As root, who alone knows all accounts, and with nothing that others compiled.
+        self._new_runner(["php"], 0, once=True).ask(number, LIBRARY / "tenants.php", *words)
 
     def _signal(self, number: int, which: signal.Signals) -> None:
         for runner in self.runners:
@@ -383,7 +409,7 @@ class Dispatcher:
             return
         self._next_report = now + 15
         if not self.listed:
-            self.seen = 0.0
+            self.seen = ()
         holder = self.lease.holder if self.lease.holder != self.node else ""
         self.figures.write(RUNTIME, {
             "role": self.role, "holder": holder, "epoch": self.lease.epoch, "problem": self.lease.problem,

@@ -117,7 +117,7 @@ class World(trial.Trial):
 
     def __init__(self, data, root, readable=()):
         places = site.Places("/nowhere", str(root), "nobody", "/nowhere/cli.php", ["php"])
-        places.account = lambda: (os.getuid(), os.getgid())
+        places.account = lambda _tenant="": (os.getuid(), os.getgid())
         super().__init__(copy.deepcopy(data), site.Sites(places, None), 1)
         self.seen = {name: {"config": {}, "readable": list(readable) if name == "acme" else []} for name in self.tenants}
         for name in self.tenants:
