@@ -79,8 +79,8 @@ findings:
   elements: dict
   contains:
     kind:
-      description: V(host), V(database), V(redis), V(directory), V(proxy), V(flag), V(lock), V(permissions), V(files), V(rows),
-        V(keys), V(sessions), V(session), V(cache), or V(trial) where something could not be tried.
+      description: V(host), V(state), V(database), V(redis), V(user), V(directory), V(proxy), V(flag), V(lock), V(permissions), V(files),
+        V(rows), V(keys), V(sessions), V(session), V(cache), or V(trial) where something could not be tried.
       type: str
     tenant:
       description: Whose accounts or settings.

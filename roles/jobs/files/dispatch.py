@@ -2,9 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Runs the cron of all active tenants, each once a minute, a bounded number at a time, on one jobs node at a time.
 
-Runs as root with few of its rights, so that each tenant's cron runs as the user of its PHP, its own or the one that most share. `schedule.py` says whose turn it is, `lease.py` whether it is this node's turn at all, and Moodle's own
-admin/cli/cron.php does the work, in forks of runner.php. At SIGTERM it gives the lease back, asks the runs under way to end after
-their current task, and ends with the last of them.
+Runs as root with few of root's rights, so that each turn runs as the user of the tenant's PHP: the one that most share, or its own.
+`schedule.py` says whose turn it is, `lease.py` whether it is this node's turn at all, and Moodle's own admin/cli/cron.php does the work,
+in forks of runner.php. At SIGTERM it gives the lease back, asks the runs under way to end after their current task, and ends with the
+last of them.
 """
 
 from __future__ import annotations
