@@ -111,9 +111,15 @@ def test_neither_reads_the_others_files_even_without_open_basedir(fleet: LocalFl
     assert "admin" in before.get(fleet.url(OWN)).text
     assert sh(jobs, f"stat -c '%u %a' /srv/moodledata/{OWN} /srv/moodledata/{OWN}/data/secret").split() == [str(uid), "710", str(uid), "644"]
     for node in sorted(webs):
-        assert sh(node, f"setpriv --reuid www-data --regid moodle-files --clear-groups cat /srv/moodledata/{OWN}/data/secret") == f"{OWN}\n"
-        users = sh(node, "ps -o group= -C nginx | sort | uniq -c; ps -o user:32= -C php-fpm8.2 | sort -u")
-        assert "moodle-files" in users
+        for tenant in TENANTS:
+            read = f"setpriv --reuid moodle-web --regid moodle-web --init-groups cat /srv/moodledata/{tenant}/data/secret"
+            assert sh(node, read) == f"{tenant}\n"
+        # A pool runs whatever it is sent, as its user: nobody but nginx can send it anything, and nginx is neither's user.
+        assert sh(node, "ps -o user:32= -C nginx | sort -u").split() == ["moodle-web", "root"]
+        for user, tenant in (("www-data", OWN), (f"t-{OWN}", SHARED)):
+            connect = f"import socket; socket.socket(socket.AF_UNIX).connect({SOCKETS[tenant]!r})"
+            assert "PermissionError" in sh(node, f'runuser -u {user} -- python3 -c "{connect}" 2>&1 || true')
+            assert "PermissionError" not in sh(node, f'runuser -u moodle-web -- python3 -c "{connect}" 2>&1 || true')
 
 
 def test_its_background_tasks_run_as_its_user(fleet: LocalFleet, apply: Callable[..., object]) -> None:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 FOLDERS = ("data", "cache", "temp", "backup")
 FOLDER_MODE = 0o750
-# Where a tenant has a Unix user of its own, its outermost folder is the gate: that user and nginx, by its group, may pass. Then what
-# lies behind needs no group, which Moodle would not keep, nor NFS, which knows 16 of a user.
-FILES_GID = 1_899_999_999
+# Where a tenant has a Unix user of its own, its outermost folder is the gate: that user and nginx, by nginx's group, may pass. What
+# lies behind then needs no group, which Moodle would not keep, nor NFS, which knows 16 of a user.
+WEB_GID = 1_899_999_999
 GATE_MODE = 0o710
 BEHIND_MODE = 0o755
 # While a site changes its user, its old and its new one see that it is closed.
@@ -83,7 +83,7 @@ class Places:
         uid, gid = self.account(tenant)
         base = self.folder(tenant)
         own = tenant in self.users
-        return {base: (uid, FILES_GID if own else gid, GATE_MODE if own else FOLDER_MODE)} | {
+        return {base: (uid, WEB_GID if own else gid, GATE_MODE if own else FOLDER_MODE)} | {
             os.path.join(base, name): (uid, gid, BEHIND_MODE if own else FOLDER_MODE) for name in FOLDERS
         }
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Gives tenants that ask for it a Unix user of their own on this node. Reads tenants.own, and makes of it
 
-- the users, each with a group of its own, and the group by which nginx reads their files (systemd-sysusers),
+- the users, each with a group of its own, and the one of nginx, whose group may pass their gates (systemd-sysusers),
 - for each a map with its own passwords, which its user alone can read,
 - for each a folder on the node's own disk,
 - tenants.users, from tenant to number: nginx sends their requests, and PHP-FPM makes pools, by it.
@@ -22,7 +22,7 @@ from pathlib import Path
 CONFIG = Path("/etc/moodle-fleet")
 SYSUSERS = Path("/etc/sysusers.d/moodle-fleet.conf")
 # As in plugins/module_utils/_tenants/site.py.
-FILES_GROUP, FILES_GID = "moodle-files", 1_899_999_999
+WEB_USER, WEB_ID = "moodle-web", 1_899_999_999
 
 
 def write(path: Path, text: str, mode: int, gid: int = 0) -> bool:
@@ -43,7 +43,8 @@ def write(path: Path, text: str, mode: int, gid: int = 0) -> bool:
 
 def make_users(tenants: dict[str, dict]) -> None:
     """The users and groups, and the one of nginx."""
-    lines = [f"g {FILES_GROUP} {FILES_GID} -"]
+    # By the other group it reads the files of those that share a user.
+    lines = [f'u {WEB_USER} {WEB_ID} "nginx" /nonexistent /usr/sbin/nologin', f"m {WEB_USER} www-data"]
     lines += [f'u {one["unix_user"]} {one["uid"]} "Moodle tenant {name}" /nonexistent /usr/sbin/nologin' for name, one in tenants.items()]
     SYSUSERS.parent.mkdir(exist_ok=True)
     write(SYSUSERS, "\n".join([*lines, ""]), 0o644)
@@ -109,7 +110,7 @@ def main() -> None:
         if name not in tenants:
             remove_local(local / name)
     for name, one in tenants.items():
-        make_local(local / name, one["uid"], FILES_GID, 0o710)
+        make_local(local / name, one["uid"], WEB_ID, 0o710)
         make_local(local / name / "opcache-cli", one["uid"], one["uid"], 0o700)
     # Last: from now on its requests go to its pool.
     if write(listing, "".join(f"{name} {one['uid']};\n" for name, one in tenants.items()), 0o644):

@@ -64,20 +64,20 @@ def tell(node: ModuleType, *tenants: dict) -> str:
 def test_each_has_a_map_and_a_folder_that_nobody_else_can_read(node: ModuleType, tmp_path: Path) -> None:
     shared = tell(node, entry("acme", own_user=True), entry("globex", own_user=True, uid=4000), entry("umbrella"))
     acme, globex, _umbrella = definition.load([entry("acme", own_user=True), entry("globex", own_user=True, uid=4000), entry("umbrella")])
-    assert node.made == {"t-acme": acme.uid, "t-globex": 4000}
+    assert node.made == {"moodle-web": site.WEB_GID, "t-acme": acme.uid, "t-globex": 4000}
     assert acme.uid in definition.UIDS
     assert (node.CONFIG / "tenants.users").read_text() == f"acme {acme.uid};\nglobex 4000;\n"
     found = (node.CONFIG / "tenants" / "acme.php").stat()
     assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (0, acme.uid, 0o640)
     found = (tmp_path / "cache" / "globex").stat()
-    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (4000, site.FILES_GID, 0o710)
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (4000, site.WEB_GID, 0o710)
     # Passwords: each in its own map alone.
     passwords = {name: one["database_password"] for name, one in json.loads((node.CONFIG / "tenants.own").read_text())["tenants"].items()}
     text = (node.CONFIG / "tenants" / "acme.php").read_text()
     assert passwords["acme"] in text and passwords["globex"] not in text
     assert "umbrella" in shared and not any(password in shared for password in passwords.values())
     assert "globex" not in shared
-    assert node.FILES_GID == site.FILES_GID
+    assert node.WEB_ID == site.WEB_GID
     assert globex.unix_user == "t-globex"
 
 
@@ -140,7 +140,7 @@ def test_a_closed_site_changes_its_user_and_its_gate_with_it(tmp_path: Path, mon
     assert seen(base)[2] & 1 and seen(base / "data")[2] & 1
     assert stat.S_IMODE((base / site.CLOSED).stat().st_mode) == 0o644
     own.settle("acme")
-    assert seen(base) == (4002, site.FILES_GID, 0o710)
+    assert seen(base) == (4002, site.WEB_GID, 0o710)
     assert seen(base / "data" / "filedir" / "x") == (4002, 4002, 0o644)
     assert own.wrong_folders("acme") == []
     # And back.
