@@ -31,8 +31,9 @@ OPCACHE = Path("/var/cache/moodle-fleet/opcache")
 SOCKET = "/run/php/moodle.sock"
 STATUS_SOCKET = "/run/php/moodle-status.sock"
 OWN_SOCKETS = "/run/php/tenant-"
-# Whoever may connect to a pool may run code as its user: nginx alone. OPcache asks in them whether the user may read a file that it has compiled, or whoever knows a path would get its content. APCu
-# knows no users, so it is closed there: its functions go on working where it is only switched off.
+# Whoever may connect to a pool may run code as its user: nginx alone. OPcache asks in them whether the user may read a file that it has
+# compiled, or whoever knows a path would get its content. APCu knows no users, so it is closed there: its functions go on working where it
+# is only switched off.
 OWN_POOL = """
 [tenant-%(name)s]
 user = %(user)s
