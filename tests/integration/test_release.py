@@ -141,7 +141,7 @@ def test_a_release_goes_tenant_by_tenant_and_survives_failures_and_kills(fleet: 
     assert query(fleet, f"SELECT DISTINCT theme FROM moodle_{second}.mdl_course") == (("new",),)
     assert not old_nodes & set(fleet.addresses("web"))
     assert len(fleet.addresses("web")) == 2
-    # One by one: the second was not closed before the canary had arrived, and both were open for most of the time.
+    # One by one: the second was not closed before the canary had arrived.
     closed = [[when for when, status, _new in pages if status == 503] for pages in seen]
     assert closed[0][-1] < closed[1][0]
     for pages in seen:
