@@ -17,19 +17,9 @@ description:
   - Where the cache has one user for all tenants, its keys are open to all of them. They are not tried, and RV(notes) and a
     warning say so.
   - Changes nothing. Run it on a node that knows the tenants, the jobs node.
+extends_documentation_fragment:
+  - elearning.moodle_fleet.tenants.places
 options:
-  code:
-    description: Folder of the release, or the link to it.
-    type: path
-    default: /srv/moodle/current
-  shared_root:
-    description: Where the shared file system is mounted.
-    type: path
-    default: /srv/moodledata
-  owner:
-    description: The user that PHP runs as; it owns the tenants' folders.
-    type: str
-    default: www-data
   map:
     description: The tenants map of this node.
     type: path
@@ -118,6 +108,7 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import database, isolation, resp, site, trial
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.arguments import PLACES
 
 
 def read_map(module: AnsibleModule) -> dict:
@@ -140,9 +131,7 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
-            "code": {"type": "path", "default": "/srv/moodle/current"},
-            "shared_root": {"type": "path", "default": "/srv/moodledata"},
-            "owner": {"type": "str", "default": "www-data"},
+            **PLACES,
             "map": {"type": "path", "default": "/etc/moodle-fleet/tenants.php"},
             "own_map": {"type": "path", "default": "/etc/moodle-fleet/tenants.own"},
             "library": {"type": "path", "default": "/usr/lib/moodle-fleet"},

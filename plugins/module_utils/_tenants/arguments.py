@@ -26,6 +26,11 @@ LIST = {
     },
     "servers": {"type": "dict", "default": {}, "no_log": True},
 }
+PLACES = {
+    "code": {"type": "path", "default": "/srv/moodle/current"},
+    "shared_root": {"type": "path", "default": "/srv/moodledata"},
+    "owner": {"type": "str", "default": "www-data"},
+}
 TENANTS = {
     **LIST,
     "secret": {"type": "str", "required": True, "no_log": True},
@@ -43,9 +48,7 @@ TENANTS = {
             "shared_user": {"type": "bool", "default": False},
         },
     },
-    "code": {"type": "path", "default": "/srv/moodle/current"},
-    "shared_root": {"type": "path", "default": "/srv/moodledata"},
-    "owner": {"type": "str", "default": "www-data"},
+    **PLACES,
     "cli": {"type": "path", "default": "/usr/lib/moodle-fleet/cli.php"},
     "php": {
         "type": "list",
