@@ -298,12 +298,12 @@ class Dispatcher:
             self._ask(self._listed, "list")
 
     def _new_runner(self, php: list[str], user: int, once: bool) -> Runner:
+        self.runners = [runner for runner in self.runners if runner.ids or runner.process.poll() is None]
         self.runners.append(Runner(php, user, self.selector, self._ended, once))
         return self.runners[-1]
 
     def _shared_runner(self, anew: bool = False) -> Runner:
         """The runner of the tenants that share a user."""
-        self.runners = [runner for runner in self.runners if runner.ids or runner.process.poll() is None]
         shared = [runner for runner in self.runners if not runner.once]
         if anew or not shared or shared[-1].process.poll() is not None:
             return self._new_runner(self.settings["php"], self.user, once=False)
