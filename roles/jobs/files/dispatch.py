@@ -73,7 +73,7 @@ class Runner:
             group = pwd.getpwuid(user).pw_gid
             os.chown(path, user, group)
             listener.listen(1)
-            listener.settimeout(30)
+            listener.settimeout(0.2)
             self._printed, theirs = socket.socketpair()
             # The kernel says with everything that is printed which process printed it.
             self._printed.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -83,10 +83,23 @@ class Runner:
                     [*php, str(LIBRARY / "runner.php"), str(path)], stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs,
                     user=user, group=group, extra_groups=[],
                 )
-            self._control = listener.accept()[0]
-        path.unlink()
+            try:
+                self._control = self._accept(listener, time.monotonic() + 30)
+            finally:
+                path.unlink()
         selector.register(self._control, selectors.EVENT_READ, self._told)
         selector.register(self._printed, selectors.EVENT_READ, self._read)
+
+    def _accept(self, listener: socket.socket, end: float) -> socket.socket:
+        """Wait until PHP is there, and no longer if it does not come."""
+        while True:
+            try:
+                return listener.accept()[0]
+            except TimeoutError:
+                if self.process.poll() is None and time.monotonic() < end:
+                    continue
+            self.process.kill()
+            raise ChildProcessError(f"PHP did not start, it ended with {self.process.wait()}")
 
     def ask(self, number: int, script: Path | str, *arguments: str, **environment: str) -> None:
         """Start a run; its answers come back with its number."""
@@ -338,7 +351,14 @@ class Dispatcher:
                        if os.path.exists(path)), f"{code}/admin/cli/cron.php")
         self.figures.started(run)
         user = self.users.get(run.tenant)
-        runner = self._shared_runner() if user is None else self._own_runner(run.tenant, user)
+        try:
+            runner = self._shared_runner() if user is None else self._own_runner(run.tenant, user)
+        except (OSError, KeyError) as exc:
+            if user is None:
+                raise
+            # Its user or folder may be missing: its own trouble alone.
+            self._ended({"id": run.number, "code": 70, "cpu": 0.0}, f"cannot run as user {user}: {exc}")
+            return
         runner.ask(run.number, script, "--keep-alive=0", MOODLE_TENANT=run.tenant)
 
     def _code_of(self, tenant: str) -> str:
