@@ -67,10 +67,10 @@ class Runner:
         self._output: dict[int, bytearray] = {}
         self._pids: dict[int, int] = {}
         self._partial = b""
+        group = pwd.getpwuid(user).pw_gid
         path = RUNTIME / f"runner-{time.monotonic_ns()}.sock"
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(path))
-            group = pwd.getpwuid(user).pw_gid
             os.chown(path, user, group)
             listener.listen(1)
             listener.settimeout(0.2)
