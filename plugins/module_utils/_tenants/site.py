@@ -140,22 +140,38 @@ class Sites:
 
         Broken off and repeated it goes on: the outermost folder, by which the change is seen, is the last.
         """
-        uid, gid = self.places.account(tenant)
         base = self.places.folder(tenant)
-        # With "others" left out, files that were behind a gate are as tight as they are to be without one.
+        # Without the rights of others, files that were behind a gate are as tight as they are to be without one.
         more, less = (0o005, 0) if tenant in self.places.users else (0, 0o007)
-        for _path, folders, files, handle in os.fwalk(base, topdown=False, follow_symlinks=False):
+        for _path, folders, files, handle in os.fwalk(base, topdown=False):
             for name in (*files, *folders):
-                found = os.stat(name, dir_fd=handle, follow_symlinks=False)
-                os.chown(name, uid, gid, dir_fd=handle, follow_symlinks=False)
-                if not stat.S_ISLNK(found.st_mode):
-                    wanted = (found.st_mode & 0o7777 | more & (found.st_mode >> 6)) & ~less
-                    os.chmod(name, wanted, dir_fd=handle)
-        for path in (os.path.dirname(os.path.join(base, CLOSED)), base):
-            os.chown(path, uid, gid, follow_symlinks=False)
-            os.chmod(path, AJAR_MODE)
-        with contextlib.suppress(FileNotFoundError):
-            os.chmod(os.path.join(base, CLOSED), 0o644)
+                # What a visitor's code put there while this looked may be anything: only what was opened is changed.
+                try:
+                    opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=handle)
+                except OSError:
+                    # A link, or gone.
+                    continue
+                found = os.fstat(opened)
+                # A file with two names may be somebody else's; Moodle makes none.
+                if found.st_nlink == 1 or stat.S_ISDIR(found.st_mode):
+                    self._give(tenant, opened, (found.st_mode & 0o7777 | more & (found.st_mode >> 6)) & ~less)
+                else:
+                    os.close(opened)
+        data = self._data(tenant)
+        try:
+            with contextlib.suppress(OSError):
+                self._give(tenant, os.open(os.path.basename(CLOSED), os.O_RDONLY | os.O_NOFOLLOW, dir_fd=data), 0o644)
+        finally:
+            self._give(tenant, data, AJAR_MODE)
+        self._give(tenant, os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW), AJAR_MODE)
+
+    def _give(self, tenant: str, opened: int, mode: int) -> None:
+        """Give something that is open to a tenant's user, and close it."""
+        try:
+            os.fchown(opened, *self.places.account(tenant))
+            os.fchmod(opened, mode)
+        finally:
+            os.close(opened)
 
     def remove_folders(self, tenant: str) -> None:
         """Remove all of a tenant's files. Links are removed, not followed."""

@@ -127,6 +127,8 @@ def test_a_closed_site_changes_its_user_and_its_gate_with_it(tmp_path: Path, mon
     (base / "data" / "filedir" / "x").write_text("x")
     (base / "data" / "filedir" / "x").chmod(0o640)
     os.symlink("/etc/passwd", base / "data" / "link")
+    (base / "data" / "other").write_text("")
+    os.link(base / "data" / "other", tmp_path / "somebody else's")
     before = os.stat("/etc/passwd")
 
     def seen(path: Path) -> tuple[int, int, int]:
@@ -148,6 +150,7 @@ def test_a_closed_site_changes_its_user_and_its_gate_with_it(tmp_path: Path, mon
     shared.settle("acme")
     assert seen(base) == (4001, 4001, 0o750)
     assert seen(base / "data" / "filedir" / "x") == (4001, 4001, 0o640)
+    assert seen(tmp_path / "somebody else's")[0] == 0
     after = os.stat("/etc/passwd")
     assert (before.st_uid, before.st_mode) == (after.st_uid, after.st_mode)
 
