@@ -108,7 +108,7 @@ def test_neither_reads_the_others_files_even_without_open_basedir(fleet: LocalFl
         assert derive(SECRET, "db", OWN, 1) not in sh(node, "cat /etc/moodle-fleet/tenants.php")
 
     # Who was logged in still is, and nginx may send the site's files.
-    assert "admin" in before.get(fleet.url(OWN)).text
+    assert "You are logged in as admin" in before.get(fleet.url(OWN)).text
     assert sh(jobs, f"stat -c '%u %a' /srv/moodledata/{OWN} /srv/moodledata/{OWN}/data/secret").split() == [str(uid), "710", str(uid), "644"]
     for node in sorted(webs):
         for tenant in TENANTS:
@@ -134,7 +134,6 @@ def test_its_background_tasks_run_as_its_user(fleet: LocalFleet, apply: Callable
     # PHP kept what it compiled where only its user can.
     compiled = sh(jobs, f"find /var/cache/moodle-fleet/{OWN}/opcache-cli -name 'cron.php.bin' -printf '%u\\n' | sort -u")
     assert compiled == f"t-{OWN}\n"
-    assert sh(jobs, "ps -o user:32= -C php | sort -u").split() == ["www-data"]
     assert sh(jobs, f"find /srv/moodledata/{OWN} ! -user t-{OWN}") == ""
 
 
@@ -149,8 +148,10 @@ def test_the_isolation_check_finds_what_is_open(fleet: LocalFleet, apply: Callab
     assert check() == []
     assert json.loads(report.read_text())["pairs"]["files"] == 2
     sh(jobs, f"chmod 755 /srv/moodledata/{OWN}; sed -i \"s/'confine' => true/'confine' => false/\" /etc/moodle-fleet/tenants.php")
-    assert set(check()) == {("permissions", OWN, ""), ("files", SHARED, OWN)}
-    # Behind the gate others still cannot: what is open is not confined, and yet not readable.
+    assert set(check()) == {("permissions", OWN, ""), ("files", SHARED, OWN), ("files", SHARED, "all")}
+    # With the gate shut, nothing but that keeps the unconfined out.
+    sh(jobs, f"chmod 710 /srv/moodledata/{OWN}")
+    assert set(check()) == {("files", SHARED, "all")}
     apply()
     assert check() == []
 
@@ -159,8 +160,7 @@ def test_a_new_node_makes_the_users_by_itself(fleet: LocalFleet, apply: Callable
     known = set(fleet.addresses("web"))
     done = apply("scale", "-e", "fleet_desired=3")
     (new,) = set(fleet.addresses("web")) - known
-    # By its boot, not by the play for nodes that did not know the tenants.
-    assert not re.search(r"^TASK \[elearning.moodle_fleet.tenants : Tell the node its tenants\]", done.stdout, re.M)
+    assert not re.search(rf"^(ok|changed): \[{new}\]", done.stdout, re.M), "the new node was logged into"
     page = fleet.at_node(fleet.visitor(), fleet.addresses("web")[new], OWN, "/")
     assert (page.status_code, f"Site of {OWN}" in page.text) == (200, True)
     assert probe(new, OWN, [])["user"] == f"t-{OWN}"
@@ -168,7 +168,10 @@ def test_a_new_node_makes_the_users_by_itself(fleet: LocalFleet, apply: Callable
     hold = "import socket, time; s = socket.socket(socket.AF_UNIX); s.connect('%s'); time.sleep(3)" % SOCKETS[OWN]
     told = sh(new, f"python3 -c \"{hold}\" & sleep 1; python3 -IS /usr/lib/moodle-fleet/idle 0 || true; wait")
     assert (json.loads(told)["active"], json.loads(told)["idle"]) == (1, False)
-    apply("scale", "-e", "fleet_desired=2")
+    for _attempt in range(5):
+        if len(fleet.addresses("web")) > 2:
+            apply("scale", "-e", "fleet_desired=2")
+    assert len(fleet.addresses("web")) == 2
 
 
 def test_it_goes_back_to_the_shared_pool(fleet: LocalFleet, apply: Callable[..., object]) -> None:
