@@ -13,8 +13,8 @@ options:
   tenants:
     description:
       - The tenants, as in C(moodle_tenants). Each has the keys C(name), C(hosts), C(title) and C(admin) (with C(user)
-        and C(email)), and may have C(shortname), C(lang), C(state), C(settings), C(generation) and C(database), the name of
-        one of O(servers).
+        and C(email)), and may have C(shortname), C(lang), C(state), C(settings), C(generation), C(database), the name of one
+        of O(servers), C(own_user), whether PHP runs it as a Unix user of its own, and C(uid), the number of that user.
     type: list
     elements: dict
     required: true
@@ -55,14 +55,10 @@ requirements:
   - PyMySQL
 """
 
-    SITE = r"""
+    PLACES = r"""
 options:
-  secret:
-    description: The fleet's secret, at least 32 characters, from which all passwords are derived.
-    type: str
-    required: true
   code:
-    description: Folder of the release, or the link to it, that installs the sites.
+    description: Folder of the release, or the link to it.
     type: path
     default: /srv/moodle/current
   shared_root:
@@ -70,9 +66,17 @@ options:
     type: path
     default: /srv/moodledata
   owner:
-    description: The user that PHP runs as; it owns the tenants' folders.
+    description: The user that PHP runs as, and that owns the folders, of tenants without a Unix user of their own.
     type: str
     default: www-data
+"""
+
+    SITE = r"""
+options:
+  secret:
+    description: The fleet's secret, at least 32 characters, from which all passwords are derived.
+    type: str
+    required: true
   cli:
     description: The script that runs Moodle's scripts, as installed by the role P(elearning.moodle_fleet.tenants#role).
     type: path

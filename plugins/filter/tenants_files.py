@@ -10,8 +10,8 @@ author: Moodle Fleet contributors (!UNKNOWN)
 short_description: Make the tenants map of a node
 version_added: "1.0.0"
 description:
-  - Checks the list of tenants and returns the content of the two generated files of a node.
-  - The fingerprint is a checksum of both. A node answers it in its health check.
+  - Checks the list of tenants and returns the content of the generated files of a node.
+  - The fingerprint is a checksum of all. A node answers it in its health check.
   - What would open one tenant to another, such as a file lock on the shared file system, is refused.
   - A mistake in the list becomes one message that names tenant, key, value and remedy.
 positional: secret, fleet
@@ -54,11 +54,14 @@ _value:
     php:
       description: C(tenants.php); it holds passwords.
       type: string
+    own:
+      description: C(tenants.own), the same of the tenants with a Unix user of their own, for root alone.
+      type: string
     map:
       description: C(tenants.map), nginx's map from host name to tenant.
       type: string
     fingerprint:
-      description: The first 16 digits of the SHA-256 of both, one after the other.
+      description: The first 16 digits of the SHA-256 of all three, one after the other.
       type: string
 """
 
@@ -74,13 +77,14 @@ def tenants_files(raw: object, secret: str, fleet: dict, public_port: int = 443,
     try:
         tenants = definition.load(raw)
         php = render.tenants_php(tenants, str(secret), fleet, int(public_port), servers)
+        own = render.tenants_own(tenants, str(secret), fleet, int(public_port), servers)
         hosts = render.tenants_map(tenants)
         # Nothing is written that would open one tenant to another.
         isolation.refuse(render.tenants_data(tenants, str(secret), fleet, int(public_port), servers))
     except ValueError as exc:
         raise AnsibleFilterError(str(exc)) from exc
-    fingerprint = hashlib.sha256((php + hosts).encode()).hexdigest()[:16]
-    return {"php": php, "map": hosts, "fingerprint": fingerprint}
+    fingerprint = hashlib.sha256((php + own + hosts).encode()).hexdigest()[:16]
+    return {"php": php, "own": own, "map": hosts, "fingerprint": fingerprint}
 
 
 class FilterModule:

@@ -27,6 +27,7 @@ description:
     logged as it goes on; C(journalctl --follow --grep=moodle_fleet.tenants) shows it.
 extends_documentation_fragment:
   - elearning.moodle_fleet.tenants
+  - elearning.moodle_fleet.tenants.places
   - elearning.moodle_fleet.tenants.site
   - elearning.moodle_fleet.tenants.cache
   - elearning.moodle_fleet.tenants.backup

@@ -17,6 +17,7 @@ description:
   - A tenant's failure does not stop the others. At the end the module fails and names it.
 extends_documentation_fragment:
   - elearning.moodle_fleet.tenants
+  - elearning.moodle_fleet.tenants.places
   - elearning.moodle_fleet.tenants.site
   - elearning.moodle_fleet.tenants.cache
   - elearning.moodle_fleet.tenants.backup
@@ -56,6 +57,7 @@ seealso:
 """
 
 EXAMPLES = r"""
+# Database and cache are those of the example of elearning.moodle_fleet.tenants.
 - name: Back up all tenants
   elearning.moodle_fleet.tenants_backup:
     tenants: "{{ moodle_tenants }}"
@@ -63,14 +65,8 @@ EXAMPLES = r"""
     store: s3:https://s3.example.org/moodle-backups
     environment: {AWS_ACCESS_KEY_ID: AKIAEXAMPLE, AWS_SECRET_ACCESS_KEY: "{{ backup_key }}"}
     keep: {daily: 7, weekly: 5, monthly: 12}
-    database:
-      host: db.example.org
-      user: fleet_admin
-      password: "{{ moodle_fleet_secret | elearning.moodle_fleet.derive_password('db-root', 'fleet') }}"
-    cache:
-      host: cache.example.org
-      user: fleet_admin
-      password: "{{ moodle_fleet_secret | elearning.moodle_fleet.derive_password('redis-admin', 'fleet') }}"
+    database: "{{ fleet_database }}"
+    cache: "{{ fleet_cache }}"
 """
 
 RETURN = r"""

@@ -17,23 +17,17 @@ description:
   - Where the cache has one user for all tenants, its keys are open to all of them. They are not tried, and RV(notes) and a
     warning say so.
   - Changes nothing. Run it on a node that knows the tenants, the jobs node.
+extends_documentation_fragment:
+  - elearning.moodle_fleet.tenants.places
 options:
-  code:
-    description: Folder of the release, or the link to it.
-    type: path
-    default: /srv/moodle/current
-  shared_root:
-    description: Where the shared file system is mounted.
-    type: path
-    default: /srv/moodledata
-  owner:
-    description: The user that PHP runs as; it owns the tenants' folders.
-    type: str
-    default: www-data
   map:
     description: The tenants map of this node.
     type: path
     default: /etc/moodle-fleet/tenants.php
+  own_map:
+    description: The map of the tenants that have a Unix user of their own.
+    type: path
+    default: /etc/moodle-fleet/tenants.own
   library:
     description: Folder of the fleet's own scripts.
     type: path
@@ -75,8 +69,8 @@ findings:
   elements: dict
   contains:
     kind:
-      description: V(host), V(database), V(redis), V(directory), V(proxy), V(flag), V(lock), V(permissions), V(files), V(rows),
-        V(keys), V(sessions), V(session), V(cache), or V(trial) where something could not be tried.
+      description: V(host), V(state), V(database), V(redis), V(user), V(directory), V(proxy), V(flag), V(lock), V(permissions), V(files),
+        V(rows), V(keys), V(sessions), V(session), V(cache), or V(trial) where something could not be tried.
       type: str
     tenant:
       description: Whose accounts or settings.
@@ -114,6 +108,7 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants import database, isolation, resp, site, trial
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.arguments import PLACES
 
 
 def read_map(module: AnsibleModule) -> dict:
@@ -123,17 +118,22 @@ def read_map(module: AnsibleModule) -> dict:
         raise site.SiteError(f"{module.params['map']} cannot be read: {' '.join((err or out).split())[-300:]}")
     data = json.loads(out)
     # PHP has one kind of list for both.
-    return {key: data[key] or {} for key in ("fleet", "hosts", "tenants")}
+    data = {key: data[key] or {} for key in ("fleet", "hosts", "tenants")}
+    if os.path.exists(module.params["own_map"]):
+        with open(module.params["own_map"], encoding="utf-8") as stream:
+            own = json.load(stream)
+        data["hosts"] |= own["hosts"]
+        data["tenants"] |= own["tenants"]
+    return data
 
 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
-            "code": {"type": "path", "default": "/srv/moodle/current"},
-            "shared_root": {"type": "path", "default": "/srv/moodledata"},
-            "owner": {"type": "str", "default": "www-data"},
+            **PLACES,
             "map": {"type": "path", "default": "/etc/moodle-fleet/tenants.php"},
+            "own_map": {"type": "path", "default": "/etc/moodle-fleet/tenants.own"},
             "library": {"type": "path", "default": "/usr/lib/moodle-fleet"},
             "php": {"type": "list", "elements": "str", "default": ["php"]},
             "parallel": {"type": "int", "default": 2},
@@ -145,8 +145,9 @@ def main() -> None:
     began = time.monotonic()
     try:
         data = read_map(module)
+        users = {name: entry["uid"] for name, entry in data["tenants"].items() if entry.get("uid")}
         places = site.Places(
-            params["code"], params["shared_root"], params["owner"], os.path.join(params["library"], "cli.php"), params["php"]
+            params["code"], params["shared_root"], params["owner"], os.path.join(params["library"], "cli.php"), params["php"], users
         )
         tried = trial.Trial(data, site.Sites(places, module.run_command), params["parallel"])
         findings = tried.run()

@@ -18,6 +18,7 @@ description:
   - Repeat an import that was broken off; files that were copied are not copied again.
 extends_documentation_fragment:
   - elearning.moodle_fleet.tenants
+  - elearning.moodle_fleet.tenants.places
   - elearning.moodle_fleet.tenants.site
   - elearning.moodle_fleet.tenants.cache
 options:
@@ -72,6 +73,7 @@ seealso:
 """
 
 EXAMPLES = r"""
+# Database and cache are those of the example of elearning.moodle_fleet.tenants.
 - name: Make the college's old Moodle a tenant
   elearning.moodle_fleet.tenants_import:
     name: college
@@ -80,14 +82,8 @@ EXAMPLES = r"""
     wwwroot: https://moodle.college.example
     tenants: "{{ moodle_tenants }}"
     secret: "{{ moodle_fleet_secret }}"
-    database:
-      host: db.example.org
-      user: fleet_admin
-      password: "{{ moodle_fleet_secret | elearning.moodle_fleet.derive_password('db-root', 'fleet') }}"
-    cache:
-      host: cache.example.org
-      user: fleet_admin
-      password: "{{ moodle_fleet_secret | elearning.moodle_fleet.derive_password('redis-admin', 'fleet') }}"
+    database: "{{ fleet_database }}"
+    cache: "{{ fleet_cache }}"
 """
 
 RETURN = r"""

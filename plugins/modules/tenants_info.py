@@ -25,13 +25,11 @@ seealso:
 """
 
 EXAMPLES = r"""
+# The database is that of the example of elearning.moodle_fleet.tenants.
 - name: Look at the tenants
   elearning.moodle_fleet.tenants_info:
     tenants: "{{ moodle_tenants }}"
-    database:
-      host: db.example.org
-      user: fleet_admin
-      password: "{{ moodle_fleet_secret | elearning.moodle_fleet.derive_password('db-root', 'fleet') }}"
+    database: "{{ fleet_database }}"
   register: sites
 """
 

@@ -37,18 +37,13 @@ seealso:
 """
 
 EXAMPLES = r"""
+# Database and cache are those of the example of elearning.moodle_fleet.tenants.
 - name: Let the controller read events
   elearning.moodle_fleet.tenants_reader:
     tenants: "{{ moodle_tenants }}"
     password: "{{ moodle_fleet_secret | elearning.moodle_fleet.derive_password('db-reader', 'fleet') }}"
-    database:
-      host: db.example.org
-      user: fleet_admin
-      password: "{{ moodle_fleet_secret | elearning.moodle_fleet.derive_password('db-root', 'fleet') }}"
-    cache:
-      host: cache.example.org
-      user: fleet_admin
-      password: "{{ moodle_fleet_secret | elearning.moodle_fleet.derive_password('redis-admin', 'fleet') }}"
+    database: "{{ fleet_database }}"
+    cache: "{{ fleet_cache }}"
   register: reader
 """
 

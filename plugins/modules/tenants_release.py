@@ -18,6 +18,7 @@ description:
   - Without O(name) it changes nothing and returns RV(tenants), a line for each.
 extends_documentation_fragment:
   - elearning.moodle_fleet.tenants
+  - elearning.moodle_fleet.tenants.places
   - elearning.moodle_fleet.tenants.site
   - elearning.moodle_fleet.tenants.cache
 options:
@@ -87,18 +88,13 @@ seealso:
 """
 
 EXAMPLES = r"""
+# Database and cache are those of the example of elearning.moodle_fleet.tenants.
 - name: See how far the tenants are
   elearning.moodle_fleet.tenants_release:
     tenants: "{{ moodle_tenants }}"
     secret: "{{ moodle_fleet_secret }}"
-    database:
-      host: db.example.org
-      user: fleet_admin
-      password: "{{ moodle_fleet_secret | elearning.moodle_fleet.derive_password('db-root', 'fleet') }}"
-    cache:
-      host: cache.example.org
-      user: fleet_admin
-      password: "{{ moodle_fleet_secret | elearning.moodle_fleet.derive_password('redis-admin', 'fleet') }}"
+    database: "{{ fleet_database }}"
+    cache: "{{ fleet_cache }}"
   register: release
 """
 

@@ -17,6 +17,7 @@ description:
   - Repeat a restore that was broken off. Until then the tenant stays closed, and M(elearning.moodle_fleet.tenants) says so.
 extends_documentation_fragment:
   - elearning.moodle_fleet.tenants
+  - elearning.moodle_fleet.tenants.places
   - elearning.moodle_fleet.tenants.site
   - elearning.moodle_fleet.tenants.cache
   - elearning.moodle_fleet.tenants.backup
@@ -48,6 +49,7 @@ seealso:
 """
 
 EXAMPLES = r"""
+# Database and cache are those of the example of elearning.moodle_fleet.tenants.
 - name: Put yesterday's physics beside today's
   elearning.moodle_fleet.tenants_restore:
     name: physics_copy
@@ -55,14 +57,8 @@ EXAMPLES = r"""
     tenants: "{{ moodle_tenants }}"
     secret: "{{ moodle_fleet_secret }}"
     store: /srv/backups
-    database:
-      host: db.example.org
-      user: fleet_admin
-      password: "{{ moodle_fleet_secret | elearning.moodle_fleet.derive_password('db-root', 'fleet') }}"
-    cache:
-      host: cache.example.org
-      user: fleet_admin
-      password: "{{ moodle_fleet_secret | elearning.moodle_fleet.derive_password('redis-admin', 'fleet') }}"
+    database: "{{ fleet_database }}"
+    cache: "{{ fleet_cache }}"
 """
 
 RETURN = r"""

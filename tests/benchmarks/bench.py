@@ -5,6 +5,7 @@
   pages       CPU of a page: a fleet's node against one stand-alone server; each measure's gain; freshness across nodes
   first-hit   the first pages of a fresh node, warmed up and not, against warm pages
   launch      launch → first request served through the balancer, from the image and from bare, against bare commands
+  pools       a pool of PHP workers of a tenant's own against the shared one: CPU, memory, the first page after idling
   tenant-map  finding the tenant among 1, 130 and 5,000
   tenants     many tenants: copies against full installations, a second apply, isolation of every pair
   jobs        the cron of many tenants: CPU against plain cron, a busy neighbour, takeover
@@ -37,7 +38,7 @@ import time
 
 from measure import say
 
-BENCHMARKS = ("pages", "first-hit", "launch", "tenant-map", "tenants", "jobs", "release", "no-change", "cycles", "live", "crashes", "outages",
+BENCHMARKS = ("pages", "first-hit", "launch", "pools", "tenant-map", "tenants", "jobs", "release", "no-change", "cycles", "live", "crashes", "outages",
               "inventory", "aws", "check-cost", "report-page", "histories", "policies", "exam", "mutations")
 # These need no running fleet, or build their own.
 ALONE = {"release", "no-change", "inventory", "aws", "check-cost", "report-page", "histories", "policies", "exam", "mutations"}

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -76,12 +78,14 @@ class Scripts:
         self.server = server
         self.trouble: dict[str, str] = {}
         self.called: list[str] = []
+        self.commands: list[list[str]] = []
 
     def __call__(self, command: list[str], data: str = "", environ_update: Mapping[str, str] | None = None, **_more: object) -> tuple[int, str, str]:
         call = json.loads(data)
         name = os.path.basename(str(call.get("script") or command[-1]))
         words = [name, *(word.split("=", 1)[0] for word in call.get("args", []))]
         self.called.append(" ".join(words))
+        self.commands.append(command)
         trouble = self.trouble.get(name, "")
         if trouble == "kill before":
             raise Killed
@@ -127,8 +131,7 @@ class Fleet:
         for statement in (SCHEMA % OLD).split(";\n"):
             if statement.strip():
                 self.query(statement.replace("mdl_", "moodle_acme.mdl_"))
-        for path in self.sites.wrong_folders("acme"):
-            self.sites.make_folder(path)
+        self.sites.settle("acme")
         self.connect().note("acme", state="installed", release_name="old", wwwroot="https://acme.example")
 
     def go(self, run: str) -> plan.Seen:
@@ -304,3 +307,75 @@ def test_what_cannot_be_imported_is_said_and_nothing_is_touched(fleet: Fleet, mo
     assert fleet.state()[:5] == BACK[:5]
     assert fleet.query("SHOW DATABASES LIKE '%%import%%'") == []
     assert fleet.scripts.called == []
+
+
+def owners(folder: Path) -> dict[str, tuple[int, str]]:
+    """User and mode of everything in a folder."""
+    found = {path: path.lstat() for path in [folder, *folder.rglob("*")]}
+    return {str(path.relative_to(folder)): (one.st_uid, f"{one.st_mode & 0o7777:o}") for path, one in found.items()}
+
+
+def with_own_user(fleet: Fleet, own: bool) -> definition.Tenant:
+    """The tenant as the list then has it, and the applier that knows it."""
+    (fleet.tenant,) = definition.load([{
+        "name": "acme", "hosts": ["acme.example"], "title": "Acme", "state": "active", "admin": {"email": "a@b.c"}, "own_user": own, "uid": 4000,
+    }])
+    fleet.sites.places.users = {"acme": 4000} if own else {}
+    return fleet.tenant
+
+
+def test_a_site_gets_a_user_of_its_own_and_loses_it_again(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = fleet.folder / "shared" / "acme"
+    (base / "data" / "filedir").mkdir(mode=0o750)
+    (base / "data" / "filedir" / "x").write_text("x")
+    (base / "data" / "filedir" / "x").chmod(0o640)
+    before = owners(base)
+
+    def run() -> list[str]:
+        works, _book = fleet.applier.plan([fleet.tenant], False)
+        fleet.applier.act(works, False, 1)
+        assert [work.error for work in works] == [""]
+        return works[0].actions()
+
+    with_own_user(fleet, True)
+    # Broken off within, nobody is let in, and the next run goes on.
+    give = site.Sites._give
+
+    def die(*_arguments: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(site.Sites, "_give", die)
+    with pytest.raises(Killed):
+        run()
+    monkeypatch.setattr(site.Sites, "_give", give)
+    assert fleet.sites.closed("acme")
+    assert "give the files to the user that PHP runs as" in run()
+    # Until every node knows of it, the site is closed, and either user sees that.
+    assert fleet.sites.closed("acme")
+    assert owners(base)["."][1] == "711" and owners(base)["data/climaintenance.html"] == (4000, "644")
+    fleet.applier.finish([fleet.tenant], False)
+    assert not fleet.sites.closed("acme")
+    found = owners(base)
+    assert {uid for uid, _mode in found.values()} == {4000}
+    assert (found["."][1], found["data"][1], found["data/filedir/x"][1]) == ("710", "755", "644")
+    assert run() == []
+
+    with_own_user(fleet, False)
+    run()
+    fleet.applier.finish([fleet.tenant], False)
+    assert owners(base) == before
+    assert run() == []
+
+
+def test_an_imported_site_belongs_to_its_own_user(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = import_request(fleet)
+    with_own_user(fleet, True)
+    monkeypatch.setattr(site.pwd, "getpwuid", lambda uid: SimpleNamespace(pw_name={4000: "t-acme"}[uid]))
+    fleet.sites.places.php = ["php", "-d", "opcache.file_cache=/var/cache/moodle-fleet/opcache-cli"]
+    importing.bring_in(fleet.applier, dataclasses.replace(request, tenant=fleet.tenant), [], False)
+    # As that user, and with compiled code that nobody else wrote.
+    started = ["runuser", "-u", "t-acme", "--", "php", "-d", "opcache.file_cache=/var/cache/moodle-fleet/acme/opcache-cli"]
+    assert fleet.scripts.commands and all(command[:-1] == started for command in fleet.scripts.commands)
+    found = owners(fleet.folder / "shared" / "acme")
+    assert {uid for uid, _mode in found.values()} == {4000}
+    assert (found["."][1], found["data/filedir/ab/cd/abcd" + "0" * 36][1]) == ("710", "644")

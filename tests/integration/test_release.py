@@ -112,6 +112,7 @@ def test_a_release_goes_tenant_by_tenant_and_survives_failures_and_kills(fleet: 
     while time.monotonic() < deadline and process.poll() is None and not any(status == 503 for _when, status, _new in visitors[0].seen):
         time.sleep(0.1)
     assert process.poll() is None, "the release ended before its canary was seen closed"
+    assert any(status == 503 for _when, status, _new in visitors[0].seen), "the canary was not closed within 400 s"
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
@@ -140,12 +141,15 @@ def test_a_release_goes_tenant_by_tenant_and_survives_failures_and_kills(fleet: 
     assert query(fleet, f"SELECT DISTINCT theme FROM moodle_{second}.mdl_course") == (("new",),)
     assert not old_nodes & set(fleet.addresses("web"))
     assert len(fleet.addresses("web")) == 2
+    # One by one: the second was not closed before the canary had arrived.
+    closed = [[when for when, status, _new in pages if status == 503] for pages in seen]
+    assert closed[0][-1] < closed[1][0]
     for pages in seen:
         # Nobody saw an error, and from the new code nobody went back to the old.
         assert {status for _when, status, _new in pages} == {200, 503}
         served = [new for _when, status, new in pages if status == 200]
         assert served == sorted(served)
-        assert served[-1]
+        assert served[-1] and not served[0]
     balancer = next(iter(fleet.addresses("balancer")))
     maps = subprocess.run(["podman", "exec", balancer, "cat", "/etc/haproxy/lanes.map", "/etc/haproxy/conf.d/web_next.cfg"],
                           capture_output=True, text=True, check=True).stdout

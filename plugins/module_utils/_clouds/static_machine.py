@@ -63,9 +63,11 @@ systemctl daemon-reload
 units=$(sed 's/ .*//; s,.*/,,' $parked | sort -u)
 [ -z "$units" ] || systemctl stop $units
 cd $dir
-rm -f tenants.php tenants.map tenants.fingerprint
+rm -rf tenants tenants.php tenants.own tenants.map tenants.users tenants.fingerprint
 if [ -d /var/cache/moodle-fleet ]; then
-  find /var/cache/moodle-fleet -type f \( ! -path '*/opcache*/*' -o -name tenants.php.bin \) -delete
+  # Folders of tenants with a Unix user of their own are nginx's to pass, by its group.
+  find /var/cache/moodle-fleet -mindepth 1 -maxdepth 1 -type d -gid 1899999999 -exec rm -rf {} +
+  find /var/cache/moodle-fleet -type f \( ! -path '*/opcache*/*' -o -path '*/etc/moodle-fleet/tenants*' \) -delete
 fi
 rm -rf /run/moodle-fleet/*
 if findmnt -n --fstab /srv/moodledata >/dev/null && mountpoint -q /srv/moodledata; then umount /srv/moodledata; fi

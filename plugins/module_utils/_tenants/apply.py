@@ -50,6 +50,7 @@ class Work:
     site: str = ""
     move: str = ""
     address: str = ""
+    owner: bool = False
     settings: dict[str, str | None] = field(default_factory=dict)
     closing: str = ""
     error: str = ""
@@ -64,6 +65,7 @@ class Work:
         words += [SITE_WORDS[self.site]] if self.site else []
         words += [f"move the database from {self.home} to {self.move}"] if self.move else []
         words += [f"replace the address {self.entry.wwwroot} by {self.address}"] if self.address else []
+        words += ["give the files to the user that PHP runs as"] if self.owner else []
         words += [f"setting {name}" for name in sorted(self.settings)]
         words += [{"close": "maintenance on", "open": "maintenance off"}[self.closing]] if self.closing else []
         return words
@@ -144,6 +146,9 @@ class Applier:
         work.folders = self.sites.wrong_folders(tenant.name)
         work.site = self._site(server, observed, work)
         if work.site in ("", "adopt"):
+            if self.sites.other_owner(tenant.name):
+                # With everything in them, while the site is closed.
+                work.owner, work.folders = True, []
             if work.home != tenant.server:
                 work.move = tenant.server
             if work.entry.wwwroot and work.entry.wwwroot != self.wwwroot(tenant):
@@ -151,7 +156,7 @@ class Applier:
         closed = self.sites.closed(tenant.name)
         if tenant.state == "maintenance" and not closed:
             work.closing = "close"
-        elif tenant.state != "maintenance" and closed and work.entry.held == "list" and not work.move and not work.address:
+        elif tenant.state != "maintenance" and closed and work.entry.held == "list" and not (work.move or work.address or work.owner):
             work.closing = "open"
 
     def _plan_removal(self, work: Work, observed: database.Observed) -> None:
@@ -293,7 +298,7 @@ class Applier:
     def _bring_into_being(self, book: database.Server, home: database.Server, work: Work) -> None:
         tenant, sites = work.tenant, self.sites
         for path in work.folders:
-            sites.make_folder(path)
+            sites.make_folder(tenant.name, path)
         for statement, values in work.sql:
             home.query(statement, values)
         settings = dict(work.settings)
@@ -303,7 +308,7 @@ class Applier:
             self._install(book, home, work)
             if self.templates is not None:
                 settings = {}
-        if work.move or work.address:
+        if work.move or work.address or work.owner:
             self._change_place(book, home, work)
         if settings:
             sites.change(tenant.name, settings=settings)
@@ -343,7 +348,10 @@ class Applier:
         tenant, sites = work.tenant, self.sites
         copy = self.templates.copy(tenant.lang)
         data = os.path.join(sites.places.folder(tenant.name), "data")
-        template.unpack(copy.files, data, sites.places.account())
+        template.unpack(copy.files, data, sites.places.account(tenant.name))
+        if tenant.uid:
+            sites.change_owner(tenant.name)
+            sites.settle(tenant.name)
         dumps.load(self.servers[work.home].account, tenant.database, copy.dump)
         own = {
             "from": f"https://{template.HOST}", "to": self.wwwroot(tenant), "from_email": template.EMAIL,
@@ -354,7 +362,7 @@ class Applier:
         sites.change(tenant.name, own=own, settings=tenant.settings, hide=[password])
 
     def _change_place(self, book: database.Server, home: database.Server, work: Work) -> None:
-        """Give a site another database server or another address, with nobody in it.
+        """Give a site another database server, another address or another Unix user, with nobody in it.
 
         It stays in maintenance until :meth:`finish`, which is called when every node knows of the change.
         """
@@ -367,6 +375,8 @@ class Applier:
         if work.address:
             sites.replace_address(tenant.name, work.entry.wwwroot, work.address)
             book.note(tenant.name, wwwroot=work.address)
+        if work.owner:
+            sites.change_owner(tenant.name)
 
     def _move(self, book: database.Server, home: database.Server, work: Work) -> None:
         """Copy the database to the other server, compare, and switch. The old one stays, locked, until it is pruned by hand."""
@@ -429,6 +439,7 @@ class Applier:
                 if check_mode:
                     continue
                 try:
+                    self.sites.settle(tenant.name)
                     if tenant.state != "maintenance":
                         self.sites.open(tenant.name)
                     book.note(tenant.name, held="list" if tenant.state == "maintenance" else "")

@@ -26,6 +26,11 @@ LIST = {
     },
     "servers": {"type": "dict", "default": {}, "no_log": True},
 }
+PLACES = {
+    "code": {"type": "path", "default": "/srv/moodle/current"},
+    "shared_root": {"type": "path", "default": "/srv/moodledata"},
+    "owner": {"type": "str", "default": "www-data"},
+}
 TENANTS = {
     **LIST,
     "secret": {"type": "str", "required": True, "no_log": True},
@@ -43,9 +48,7 @@ TENANTS = {
             "shared_user": {"type": "bool", "default": False},
         },
     },
-    "code": {"type": "path", "default": "/srv/moodle/current"},
-    "shared_root": {"type": "path", "default": "/srv/moodledata"},
-    "owner": {"type": "str", "default": "www-data"},
+    **PLACES,
     "cli": {"type": "path", "default": "/usr/lib/moodle-fleet/cli.php"},
     "php": {
         "type": "list",
@@ -89,7 +92,8 @@ def make_applier(module: Any) -> apply.Applier:
     """Return what brings tenants into being; a secret that is none is refused."""
     params = module.params
     _secrets.derive(params["secret"], "check", "secret")
-    places = site.Places(params["code"], params["shared_root"], params["owner"], params["cli"], params["php"])
+    users = {tenant.name: tenant.uid for tenant in definition.load(params["tenants"]) if tenant.uid}
+    places = site.Places(params["code"], params["shared_root"], params["owner"], params["cli"], params["php"], users)
     return apply.Applier(
         database_servers(params), redis_places(params["cache"]), site.Sites(places, module.run_command), params["secret"],
         shared_user=params["cache"]["shared_user"], public_port=params["public_port"], report=module.log,

@@ -120,7 +120,7 @@ def manifest_of(sites: Sites, source: Source, dump: str, server: database.Server
         "format": FORMAT, "tenant": source.tenant, "wwwroot": source.wwwroot, "release": sites.places.release,
         "version": values.get("version", ""), "moodle": values.get("release", ""), "dump": dump, "dump_sha256": dumps.digest(dump),
         "dump_bytes": os.path.getsize(dump), "data": os.path.join(sites.places.folder(source.tenant), "data"),
-        "owner": list(sites.places.account()), "made": int(time.time()),
+        "owner": list(sites.places.account(source.tenant)), "made": int(time.time()),
     }
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +12,16 @@ from dataclasses import dataclass, field
 from ansible.module_utils.parsing.convert_bool import boolean
 
 STATES = ("active", "maintenance", "suspended", "absent")
-KEYS = ("name", "hosts", "title", "shortname", "admin", "state", "lang", "settings", "generation", "database")
+KEYS = ("name", "hosts", "title", "shortname", "admin", "state", "lang", "settings", "generation", "database",
+        "own_user", "uid")
 ADMIN_KEYS = ("user", "email")
 # The server that the fleet's own settings name.
 DEFAULT_SERVER = "default"
 # moodle_fleet is the database in which the fleet keeps its book.
 RESERVED = ("fleet",)
+# Where the numbers of own Unix users lie: beyond those of people, services, containers and dynamic users (systemd's UIDS-GIDS.md).
+# They have to be the same on every node, for files on the shared file system belong to them.
+UIDS = range(1_900_000_000, 2_100_000_000)
 # config.php says these for all tenants. Behind the balancer another value would break a site, or open it to others.
 FORCED = frozenset(
     "admin cachedir dataroot dbhost dbname dbpass dbtype dbuser dirroot getremoteaddrconf localcachedir localrequestdir"
@@ -51,6 +56,13 @@ class Tenant:
     generation: int = 1
     settings: Mapping[str, str | None] = field(default_factory=dict)
     server: str = DEFAULT_SERVER
+    # Number of the Unix user that its PHP runs as; 0 where it shares the fleet's.
+    uid: int = 0
+
+    @property
+    def unix_user(self) -> str:
+        """Name of the Unix user of its own, or nothing."""
+        return f"t-{self.name}" if self.uid else ""
 
     @property
     def database(self) -> str:
@@ -120,6 +132,21 @@ def _setting(tenant: str, key: object, value: object) -> str | None:
     return None
 
 
+def _uid(name: str, raw: Mapping) -> int:
+    """Number of a tenant's own Unix user, 0 without one."""
+    own, uid = raw.get("own_user", False), raw.get("uid")
+    if not isinstance(own, bool):
+        _fail(name, "own_user", own, "say true or false")
+    if uid is not None and (isinstance(uid, bool) or not isinstance(uid, int) or not 1000 <= uid < 2**31 - 1):
+        _fail(name, "uid", uid, "give a number from 1000 that no other user has on any node")
+    if not own:
+        return 0
+    if len(name) > 30:
+        _fail(name, "own_user", own, "its Unix user would be t- and the name, and Linux allows 32 characters: use a shorter name")
+    digest = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    return int(uid or UIDS[digest % len(UIDS)])
+
+
 def _tenant(position: int, raw: object) -> Tenant:
     if not isinstance(raw, Mapping):
         _fail(f"number {position}", "tenant", raw, "give a mapping with name, hosts, title and admin")
@@ -173,6 +200,7 @@ def _tenant(position: int, raw: object) -> Tenant:
         generation=int(generation),
         settings={str(key): _setting(name, key, value) for key, value in settings.items()},
         server=str(server),
+        uid=_uid(str(name), raw),
     )
 
 
@@ -183,6 +211,7 @@ def load(raw: Iterable[object]) -> list[Tenant]:
     tenants: list[Tenant] = []
     names: set[str] = set()
     owner: dict[str, str] = {}
+    users: dict[int, str] = {}
     for position, entry in enumerate(raw, start=1):
         tenant = _tenant(position, entry)
         if tenant.name in names:
@@ -192,6 +221,8 @@ def load(raw: Iterable[object]) -> list[Tenant]:
             if host in owner:
                 _fail(tenant.name, "hosts", host, f"it already belongs to tenant {owner[host]}; a host name leads to one tenant")
             owner[host] = tenant.name
+        if tenant.uid and users.setdefault(tenant.uid, tenant.name) != tenant.name:
+            _fail(tenant.name, "uid", tenant.uid, f"tenant {users[tenant.uid]} has this number: give one of them another by uid")
         tenants.append(tenant)
     return tenants
 

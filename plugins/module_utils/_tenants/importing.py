@@ -88,7 +88,7 @@ def bring_in(applier: Applier, request: Request, plugins: Iterable[str], check_m
         found = _examine(server, name, request, set(plugins), sites.places.code)
         if check_mode:
             return found.as_dict()
-        copied = copy_data(request.data, os.path.join(sites.places.shared_root, f".import-{tenant.name}"), sites.places.account())
+        copied = copy_data(request.data, os.path.join(sites.places.shared_root, f".import-{tenant.name}"), sites.places.account(tenant.name))
         book.note(tenant.name, state="importing", server=tenant.server)
         if os.path.isdir(os.path.join(sites.places.folder(tenant.name), "data")):
             sites.close(tenant.name)
@@ -330,12 +330,12 @@ def _place_data(applier: Applier, tenant: Tenant) -> None:
     os.rename(os.path.join(base, "data"), replaced)
     os.rename(copied, os.path.join(base, "data"))
     shutil.rmtree(replaced, ignore_errors=True)
-    for path in sites.wrong_folders(tenant.name):
-        sites.make_folder(path)
     sites.close(tenant.name)
     for name in ("cache", "temp"):
         shutil.rmtree(os.path.join(base, name), ignore_errors=True)
-        sites.make_folder(os.path.join(base, name))
+    if tenant.uid:
+        sites.change_owner(tenant.name)
+    sites.settle(tenant.name)
 
 
 def _make_it_fit(applier: Applier, request: Request, found: Findings) -> None:

@@ -70,6 +70,7 @@ def of_map(data: Mapping[str, Any]) -> list[Finding]:
         findings += _shared(key.split("_", maxsplit=1)[0] if key != "wwwroot" else "host", key, {
             name: entry[key] for name, entry in tenants.items()
         }, secret=key.endswith("password"))
+    findings += _shared("user", "uid", {name: entry["uid"] for name, entry in tenants.items() if "uid" in entry})
     findings += _shared("database", "database", {
         name: (str(entry.get("dbhost", "")), str(entry["database"]).lower()) for name, entry in tenants.items()
     })

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils import _secrets
@@ -44,14 +45,25 @@ def tenants_php(tenants: Iterable[Tenant], secret: str, fleet: Mapping[str, obje
     """Return tenants.php: one constant array, which OPcache keeps in shared memory whatever its size.
 
     It holds the tenants' database and Redis passwords: root and PHP alone may read it. ``servers`` has ``host``, ``port`` and
-    ``tls`` of the database servers beyond the one in ``fleet``.
+    ``tls`` of the database servers beyond the one in ``fleet``. Tenants with a Unix user of their own are not in it.
     """
-    data = tenants_data(tenants, secret, fleet, public_port, servers)
+    shared = (tenant for tenant in tenants if not tenant.uid)
+    data = tenants_data(shared, secret, fleet, public_port, servers)
     # A line each: a difference shows which tenant it is about.
     lines = ["<?php", f"// {NOTE}", "return [", f"  'fleet' => {php(data['fleet'])},"]
     for key in ("hosts", "tenants"):
         lines += [f"  '{key}' => [", *(f"    {php(name)} => {php(value)}," for name, value in data[key].items()), "  ],"]
     return "\n".join([*lines, "];", ""])
+
+
+def tenants_own(tenants: Iterable[Tenant], secret: str, fleet: Mapping[str, object], public_port: int = 443,
+                servers: Mapping[str, Mapping[str, object]] | None = None) -> str:
+    """Return tenants.own, for root alone: what tenants.php would say of the tenants with a Unix user of their own, as JSON.
+
+    A script of each node makes a map for each of them of it, which its user alone can read.
+    """
+    data = tenants_data((tenant for tenant in tenants if tenant.uid), secret, fleet, public_port, servers)
+    return json.dumps(data, indent=1) + "\n"
 
 
 def tenants_data(tenants: Iterable[Tenant], secret: str, fleet: Mapping[str, object], public_port: int = 443,
@@ -84,6 +96,8 @@ def tenants_data(tenants: Iterable[Tenant], secret: str, fleet: Mapping[str, obj
                 "dbhost": str(server["host"]), "dbport": int(server.get("port") or 3306),
                 "database_tls": uses_tls(tenant.server, server, bool(fleet.get("database_tls"))),
             }
+        if tenant.uid:
+            entry |= {"uid": tenant.uid, "unix_user": tenant.unix_user}
         entries[tenant.name] = entry
     return {"fleet": dict(fleet), "hosts": hosts, "tenants": entries}
 

@@ -94,24 +94,20 @@ def make_accounts(applier: Applier, server: database.Server, home: DatabaseServe
             with connect() as connection:
                 connection.pipeline(commands)
                 resp.save(connection)
-    for path in applier.sites.wrong_folders(tenant.name):
-        applier.sites.make_folder(path)
+    applier.sites.settle(tenant.name)
 
 
 def swap_data(applier: Applier, tenant: Tenant, manifest: dict, scratch: str) -> None:
     sites = applier.sites
     base = sites.places.folder(tenant.name)
-    uid, gid = sites.places.account()
-    if manifest["owner"] != [uid, gid]:
-        for folder, dummy, files in os.walk(manifest["data"]):
-            for path in (folder, *(os.path.join(folder, name) for name in files)):
-                os.lchown(path, uid, gid)
     os.rename(os.path.join(base, "data"), os.path.join(scratch, "replaced"))
     os.rename(manifest["data"], os.path.join(base, "data"))
     sites.close(tenant.name)
     for name in ("cache", "temp"):
         shutil.rmtree(os.path.join(base, name), ignore_errors=True)
-        sites.make_folder(os.path.join(base, name))
+    if manifest["owner"] != list(sites.places.account(tenant.name)):
+        sites.change_owner(tenant.name)
+    sites.settle(tenant.name)
 
 
 def _make_it_fit(applier: Applier, request: Request, manifest: dict, pending: bool) -> None:

@@ -9,11 +9,19 @@ import json
 import os
 import pwd
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 FOLDERS = ("data", "cache", "temp", "backup")
 FOLDER_MODE = 0o750
+# Where a tenant has a Unix user of its own, its outermost folder is the gate: that user and nginx, by nginx's group, may pass. What
+# lies behind then needs no group, which Moodle would not keep, nor NFS, which knows 16 of a user.
+WEB_GID = 1_899_999_999
+GATE_MODE = 0o710
+BEHIND_MODE = 0o755
+# While a site changes its user, its old and its new one see that it is closed.
+AJAR_MODE = 0o711
 # Where Moodle says to every node that the command line closed the site.
 CLOSED = "data/climaintenance.html"
 CLOSED_PAGE = """<!DOCTYPE html>
@@ -39,6 +47,8 @@ class Places:
     owner: str
     cli: str
     php: list[str]
+    # Number of the Unix user of those tenants that have one of their own.
+    users: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def release(self) -> str:
@@ -49,13 +59,33 @@ class Places:
         """A tenant's folder on the shared file system."""
         return os.path.join(self.shared_root, tenant)
 
-    def account(self) -> tuple[int, int]:
-        """User and group number of PHP's user; -1 where it does not exist yet."""
+    def account(self, tenant: str = "") -> tuple[int, int]:
+        """User and group number of a tenant's PHP; -1 where it does not exist yet."""
+        if tenant in self.users:
+            return self.users[tenant], self.users[tenant]
         try:
             owner = pwd.getpwnam(self.owner)
         except KeyError:
             return -1, -1
         return owner.pw_uid, owner.pw_gid
+
+    def user(self, tenant: str) -> str:
+        """Name of the Unix user that a tenant's PHP runs as."""
+        if tenant not in self.users:
+            return self.owner
+        try:
+            return pwd.getpwuid(self.users[tenant]).pw_name
+        except KeyError as exc:
+            raise SiteError(f"there is no user with the number {self.users[tenant]} on this node") from exc
+
+    def folders(self, tenant: str) -> dict[str, tuple[int, int, int]]:
+        """A tenant's folders, with the user, group and mode that each is to have."""
+        uid, gid = self.account(tenant)
+        base = self.folder(tenant)
+        own = tenant in self.users
+        return {base: (uid, WEB_GID if own else gid, GATE_MODE if own else FOLDER_MODE)} | {
+            os.path.join(base, name): (uid, gid, BEHIND_MODE if own else FOLDER_MODE) for name in FOLDERS
+        }
 
 
 class Sites:
@@ -68,22 +98,20 @@ class Sites:
 
     def wrong_folders(self, tenant: str) -> list[str]:
         """Return the tenant's folders that are missing or not tight enough."""
-        wanted = (*self.places.account(), FOLDER_MODE)
-        base = self.places.folder(tenant)
         needed = []
-        for path in [base, *(os.path.join(base, name) for name in FOLDERS)]:
+        for path, wanted in self.places.folders(tenant).items():
             try:
-                stat = os.lstat(path)
-                present = (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777)
+                found = os.lstat(path)
+                present = (found.st_uid, found.st_gid, found.st_mode & 0o7777)
             except FileNotFoundError:
                 present = None
             if present != wanted:
                 needed.append(path)
         return needed
 
-    def make_folder(self, path: str) -> None:
-        """Make a folder of PHP's user, or make it tight again."""
-        uid, gid = self.places.account()
+    def make_folder(self, tenant: str, path: str) -> None:
+        """Make one of a tenant's folders, or give it its user and mode again."""
+        uid, gid, mode = self.places.folders(tenant)[path]
         if uid < 0:
             raise SiteError(f"there is no user {self.places.owner} on this node")
         os.makedirs(path, mode=FOLDER_MODE, exist_ok=True)
@@ -91,9 +119,59 @@ class Sites:
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             os.fchown(handle, uid, gid)
-            os.fchmod(handle, FOLDER_MODE)
+            os.fchmod(handle, mode)
         finally:
             os.close(handle)
+
+    def settle(self, tenant: str) -> None:
+        """Make what is missing of a tenant's folders, and give all of them their user and mode."""
+        for path in self.wrong_folders(tenant):
+            self.make_folder(tenant, path)
+
+    def other_owner(self, tenant: str) -> bool:
+        """Whether a tenant's files are there and belong to another user than its PHP runs as."""
+        try:
+            return os.lstat(self.places.folder(tenant)).st_uid != self.places.account(tenant)[0]
+        except FileNotFoundError:
+            return False
+
+    def change_owner(self, tenant: str) -> None:
+        """Give all of a closed site's files to the user that its PHP is to run as. :meth:`settle` shuts the gate behind it.
+
+        Broken off and repeated it goes on: the outermost folder, by which the change is seen, is the last.
+        """
+        base = self.places.folder(tenant)
+        # Without the rights of others, files that were behind a gate are as tight as they are to be without one.
+        more, less = (0o005, 0) if tenant in self.places.users else (0, 0o007)
+        for _path, folders, files, handle in os.fwalk(base, topdown=False):
+            for name in (*files, *folders):
+                # What a visitor's code put there while this looked may be anything: only what was opened is changed.
+                try:
+                    opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=handle)
+                except OSError:
+                    # A link, or gone.
+                    continue
+                found = os.fstat(opened)
+                # A file with two names may be somebody else's; Moodle makes none.
+                if found.st_nlink == 1 or stat.S_ISDIR(found.st_mode):
+                    self._give(tenant, opened, (found.st_mode & 0o7777 | more & (found.st_mode >> 6)) & ~less)
+                else:
+                    os.close(opened)
+        data = self._data(tenant)
+        try:
+            with contextlib.suppress(OSError):
+                self._give(tenant, os.open(os.path.basename(CLOSED), os.O_RDONLY | os.O_NOFOLLOW, dir_fd=data), 0o644)
+        finally:
+            self._give(tenant, data, AJAR_MODE)
+        self._give(tenant, os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW), AJAR_MODE)
+
+    def _give(self, tenant: str, opened: int, mode: int) -> None:
+        """Give something that is open to a tenant's user, and close it."""
+        try:
+            os.fchown(opened, *self.places.account(tenant))
+            os.fchmod(opened, mode)
+        finally:
+            os.close(opened)
 
     def remove_folders(self, tenant: str) -> None:
         """Remove all of a tenant's files. Links are removed, not followed."""
@@ -114,7 +192,7 @@ class Sites:
 
         By the file that Moodle's own script writes, which works with a database that cannot be reached as well.
         """
-        uid, gid = self.places.account()
+        uid, gid = self.places.account(tenant)
         folder = self._data(tenant)
         try:
             page = CLOSED_PAGE.encode()
@@ -175,7 +253,7 @@ class Sites:
         if self.map_file:
             environment["MOODLE_FLEET_TENANTS"] = self.map_file
         code, out, err = self.run(
-            ["runuser", "-u", self.places.owner, "--", *self.places.php, file],
+            ["runuser", "-u", self.places.user(tenant), "--", *self._php_words(tenant), file],
             data=json.dumps({"root": os.path.realpath(self.places.code), **call}),
             environ_update=environment, cwd="/",
         )
@@ -185,6 +263,16 @@ class Sites:
                 text = text.replace(word, "********")
             raise SiteError(f"{what} ended with {code}: {text}")
         return out
+
+    def _php_words(self, tenant: str) -> list[str]:
+        """PHP with its options. Compiled code that another user wrote must not be run: a user of its own gets a folder of its own."""
+        if tenant not in self.places.users:
+            return list(self.places.php)
+        words = []
+        for word in self.places.php:
+            key, equals, value = word.partition("=")
+            words.append(f"{key}={os.path.dirname(value)}/{tenant}/opcache-cli" if key == "opcache.file_cache" and equals else word)
+        return words
 
 
 def _bare(address: str) -> str:

@@ -127,8 +127,7 @@ class Templates:
             for connect in () if self.shared_user else self.redis:
                 with connect() as connection:
                     connection.call("ACL", "SETUSER", USER, "reset", "on", f">{password}", f"~t:{NAME}:*", *resp.COMMANDS)
-            for path in self.sites.wrong_folders(NAME):
-                self.sites.make_folder(path)
+            self.sites.settle(NAME)
             with tempfile.TemporaryDirectory(prefix="moodle-fleet-", dir="/run") as folder:
                 uid, gid = self.sites.places.account()
                 os.chown(folder, 0, gid)

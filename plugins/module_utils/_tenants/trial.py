@@ -29,6 +29,8 @@ SHARED_USER = (
     " given, so code that runs for one tenant can read and change the others' caches and sessions; only their prefixes differ"
 )
 MAP = "/etc/moodle-fleet/tenants.php"
+# Maps of tenants with a Unix user of their own, for root and for that user.
+OWN, OWN_MAPS = "/etc/moodle-fleet/tenants.own", "/etc/moodle-fleet/tenants"
 
 
 class Trial:
@@ -67,10 +69,10 @@ class Trial:
 
     def _configurations(self) -> dict[str, dict[str, Any]]:
         """Ask each tenant's PHP for its configuration, and what it can read of the others'."""
-        paths = {name: [os.path.join(self.sites.places.folder(name), part) for part in FOLDERS] for name in self.tenants}
+        paths = {name: self._secrets(name) for name in self.tenants}
 
         def ask(name: str) -> dict[str, Any]:
-            call = {"keys": KEYS, "paths": [path for other in self._others(name) for path in paths[other]] + [MAP]}
+            call = {"keys": KEYS, "paths": [path for other in self._others(name) for path in paths[other]] + [MAP, OWN]}
             answer = self.sites.ask(name, "isolation.php", call)
             try:
                 return json.loads(answer.strip().splitlines()[-1])
@@ -80,14 +82,19 @@ class Trial:
         with ThreadPoolExecutor(max_workers=self.parallel) as pool:
             return dict(zip(self.tenants, pool.map(ask, self.tenants)))
 
+    def _secrets(self, name: str) -> list[str]:
+        """What nobody else may read of a tenant."""
+        folders = [os.path.join(self.sites.places.folder(name), part) for part in FOLDERS]
+        return folders + ([f"{OWN_MAPS}/{name}.php"] if name in self.sites.places.users else [])
+
     def _files(self, seen: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
         findings = []
-        owner = {self.sites.places.folder(name): name for name in self.tenants}
+        owner = {path: name for name in self.tenants for path in self._secrets(name)}
         for name, one in seen.items():
             self._count("files", len(self.tenants) - 1)
             readable: dict[str, list[str]] = {}
             for path in one["readable"]:
-                readable.setdefault(owner.get(os.path.dirname(path), ""), []).append(path)
+                readable.setdefault(owner.get(path, ""), []).append(path)
             for other, paths in readable.items():
                 findings.append(Finding("files", name, f"its code can read {paths[0]}", other or "all"))
         return findings
@@ -162,22 +169,23 @@ class Trial:
 
     def _permissions(self) -> Iterator[Finding]:
         """Folders that others on the node may enter, and links that lead out of a tenant's folder, which nginx would follow."""
-        wanted = self.sites.places.account()[0]
-        for path in (MAP, os.path.join(self.sites.places.shared_root, ".fleet", "tenants.php")):
-            if os.path.exists(path) and os.stat(path).st_mode & 0o027:
+        shared = os.path.join(self.sites.places.shared_root, ".fleet")
+        for path, mask in ((MAP, 0o027), (f"{shared}/tenants.php", 0o027), (OWN, 0o077), (f"{shared}/tenants.own", 0o077)):
+            if os.path.exists(path) and os.stat(path).st_mode & mask:
                 yield Finding("permissions", "fleet", f"{path} has mode {stat.S_IMODE(os.stat(path).st_mode):o}: others can read it")
         for name in self.tenants:
             base = self.sites.places.folder(name)
-            for path in [base, *(os.path.join(base, part) for part in FOLDERS)]:
+            for path, (owner, group, mode) in self.sites.places.folders(name).items():
                 try:
                     found = os.lstat(path)
                 except FileNotFoundError:
                     yield Finding("permissions", name, f"{path} is missing")
                     continue
-                if found.st_mode & 0o007 or found.st_uid != wanted or not stat.S_ISDIR(found.st_mode):
+                open_ = found.st_mode & 0o7777 & ~mode
+                if open_ or (found.st_uid, found.st_gid) != (owner, group) or not stat.S_ISDIR(found.st_mode):
                     yield Finding(
-                        "permissions", name, f"{path} has mode {stat.S_IMODE(found.st_mode):o}, owner {found.st_uid}: it must be a"
-                        f" folder of {self.sites.places.owner} that others cannot enter"
+                        "permissions", name, f"{path} has mode {stat.S_IMODE(found.st_mode):o}, owner {found.st_uid}, group {found.st_gid}:"
+                        f" it must be a folder of {owner}:{group} with mode {mode:o} or less"
                     )
             yield from self._links(name, base, base, DEPTH)
 

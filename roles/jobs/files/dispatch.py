@@ -2,9 +2,10 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Runs the cron of all active tenants, each once a minute, a bounded number at a time, on one jobs node at a time.
 
-Runs as PHP's user. `schedule.py` says whose turn it is, `lease.py` whether it is this node's turn at all, and Moodle's own
-admin/cli/cron.php does the work, in forks of runner.php. At SIGTERM it gives the lease back, asks the runs under way to end after
-their current task, and ends with the last of them.
+Runs as root with few of root's rights, so that each turn runs as the user of the tenant's PHP: the one that most share, or its own.
+`schedule.py` says whose turn it is, `lease.py` whether it is this node's turn at all, and Moodle's own admin/cli/cron.php does the work,
+in forks of runner.php. At SIGTERM it gives the lease back, asks the runs under way to end after their current task, and ends with the
+last of them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import selectors
 import signal
 import socket
@@ -27,6 +29,8 @@ from metrics import Figures
 from schedule import DONE, FAILED, RESTING, Limits, Run, Schedule
 
 TENANTS = Path("/etc/moodle-fleet/tenants.php")
+# The same of tenants with a Unix user of their own, and their numbers.
+OWN, USERS = TENANTS.with_name("tenants.own"), TENANTS.with_name("tenants.users")
 LIBRARY = Path(__file__).parent
 RUNTIME = Path("/run/moodle-fleet-cron")
 # By these Moodle says that the site does not want its cron to run.
@@ -53,19 +57,23 @@ class Journal:
 
 
 class Runner:
-    """One runner.php: the parent of runs that share compiled code."""
+    """One runner.php: the parent of runs that share compiled code, all as one user. With ``once`` it ends with its first run."""
 
-    def __init__(self, php: list[str], selector: selectors.BaseSelector, answer: Callable[[dict, str], None]) -> None:
+    def __init__(self, php: list[str], user: int, selector: selectors.BaseSelector, answer: Callable[[dict, str], None],
+                 once: bool = False) -> None:
         self.ids: set[int] = set()
+        self.once = once
         self._answer, self._selector = answer, selector
         self._output: dict[int, bytearray] = {}
         self._pids: dict[int, int] = {}
         self._partial = b""
+        group = pwd.getpwuid(user).pw_gid
         path = RUNTIME / f"runner-{time.monotonic_ns()}.sock"
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(path))
+            os.chown(path, user, group)
             listener.listen(1)
-            listener.settimeout(30)
+            listener.settimeout(0.2)
             self._printed, theirs = socket.socketpair()
             # The kernel says with everything that is printed which process printed it.
             self._printed.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -73,11 +81,25 @@ class Runner:
             with theirs:
                 self.process = subprocess.Popen(
                     [*php, str(LIBRARY / "runner.php"), str(path)], stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs,
+                    user=user, group=group, extra_groups=[],
                 )
-            self._control = listener.accept()[0]
-        path.unlink()
+            try:
+                self._control = self._accept(listener, time.monotonic() + 30)
+            finally:
+                path.unlink()
         selector.register(self._control, selectors.EVENT_READ, self._told)
         selector.register(self._printed, selectors.EVENT_READ, self._read)
+
+    def _accept(self, listener: socket.socket, end: float) -> socket.socket:
+        """Wait until PHP is there, and no longer if it does not come."""
+        while True:
+            try:
+                return listener.accept()[0]
+            except TimeoutError:
+                if self.process.poll() is None and time.monotonic() < end:
+                    continue
+            self.process.kill()
+            raise ChildProcessError(f"PHP did not start, it ended with {self.process.wait()}")
 
     def ask(self, number: int, script: Path | str, *arguments: str, **environment: str) -> None:
         """Start a run; its answers come back with its number."""
@@ -157,6 +179,8 @@ class Runner:
         for pid in pids:
             del self._pids[pid]
         self.ids.discard(told["id"])
+        if self.once:
+            self.finish()
         self._answer(told, printed.decode(errors="replace"))
 
 
@@ -176,7 +200,10 @@ class Dispatcher:
         self.code = ""
         self.role = ""
         self.stop_asked = self.stopping = False
-        self.seen = 0.0
+        self.seen: tuple[float, ...] = ()
+        # Of those that have one of their own.
+        self.users: dict[str, int] = {}
+        self.user = pwd.getpwnam(settings["user"]).pw_uid
         self.listed = True
         # What is asked of tenants.php, by the number of its run; negative, so that they differ from those of the schedule.
         self.asked: dict[int, Callable[[int, str], None]] = {}
@@ -251,7 +278,7 @@ class Dispatcher:
             else:
                 # With the list of now; and no failure counts, for perhaps the database had one.
                 self.schedule.serve((), time.time())
-                self.seen = 0.0
+                self.seen = ()
                 self._become("active")
 
     def _become(self, role: str) -> None:
@@ -275,23 +302,31 @@ class Dispatcher:
             # Compiled code of an earlier release goes with its runner.
             for runner in self.runners:
                 runner.finish()
-            self.runners.append(self._new_runner())
+            self._shared_runner(anew=True)
             self.code = code
             self.journal.write(f"runs the code in {code}")
-        changed = TENANTS.stat().st_mtime
+        changed = tuple(path.stat().st_mtime for path in (TENANTS, OWN) if path.exists())
         if changed != self.seen:
             self.seen = changed
             self._ask(self._listed, "list")
 
-    def _new_runner(self) -> Runner:
-        return Runner(self.settings["php"], self.selector, self._ended)
-
-    def _runner(self) -> Runner:
-        """The runner for what starts now."""
+    def _new_runner(self, php: list[str], user: int, once: bool) -> Runner:
         self.runners = [runner for runner in self.runners if runner.ids or runner.process.poll() is None]
-        if not self.runners or self.runners[-1].process.poll() is not None:
-            self.runners.append(self._new_runner())
+        self.runners.append(Runner(php, user, self.selector, self._ended, once))
         return self.runners[-1]
+
+    def _shared_runner(self, anew: bool = False) -> Runner:
+        """The runner of the tenants that share a user."""
+        shared = [runner for runner in self.runners if not runner.once]
+        if anew or not shared or shared[-1].process.poll() is not None:
+            return self._new_runner(self.settings["php"], self.user, once=False)
+        return shared[-1]
+
+    def _own_runner(self, tenant: str, user: int) -> Runner:
+        """A runner for one turn of a tenant with a user of its own, which can share no memory, nor compiled code, with others."""
+        change = {"opcache.file_cache": os.path.join(self.settings["local"], tenant, "opcache-cli"), "opcache.file_cache_only": "1"}
+        words = (word.partition("=") for word in self.settings["php"])
+        return self._new_runner([f"{key}{equals}{change.get(key, value)}" for key, equals, value in words], user, once=True)
 
     def _listed(self, code: int, text: str) -> None:
         if code:
@@ -301,6 +336,8 @@ class Dispatcher:
             return
         self.listed = True
         names = json.loads(text)
+        lines = USERS.read_text(encoding="ascii").splitlines() if USERS.exists() else []
+        self.users = {name: int(number) for name, number in (line.rstrip(";").split() for line in lines)}
         self.schedule.serve(names, time.time())
         self.figures.keep(names)
         self.journal.write(f"{len(names)} active tenants, {self.limits.workers} at a time")
@@ -313,7 +350,16 @@ class Dispatcher:
         script = next((path for path in (f"{code}/admin/cli/cron.php", f"{code}/public/admin/cli/cron.php")
                        if os.path.exists(path)), f"{code}/admin/cli/cron.php")
         self.figures.started(run)
-        self._runner().ask(run.number, script, "--keep-alive=0", MOODLE_TENANT=run.tenant)
+        user = self.users.get(run.tenant)
+        try:
+            runner = self._shared_runner() if user is None else self._own_runner(run.tenant, user)
+        except (OSError, KeyError) as exc:
+            if user is None:
+                raise
+            # Its user or folder may be missing: its own trouble alone.
+            self._ended({"id": run.number, "code": 70, "cpu": 0.0}, f"cannot run as user {user}: {exc}")
+            return
+        runner.ask(run.number, script, "--keep-alive=0", MOODLE_TENANT=run.tenant)
 
     def _code_of(self, tenant: str) -> str:
         """The code that fits the tenant's database: while a release is under way, not all tenants have the same."""
@@ -326,7 +372,8 @@ class Dispatcher:
     def _ask(self, answer: Callable[[int, str], None], *words: str) -> None:
         number = -1 - max((-one for one in self.asked), default=0)
         self.asked[number] = answer
-        self._runner().ask(number, LIBRARY / "tenants.php", *words)
+        # As root, who alone knows all accounts, and with nothing that others compiled.
+        self._new_runner(["php"], 0, once=True).ask(number, LIBRARY / "tenants.php", *words)
 
     def _signal(self, number: int, which: signal.Signals) -> None:
         for runner in self.runners:
@@ -383,7 +430,7 @@ class Dispatcher:
             return
         self._next_report = now + 15
         if not self.listed:
-            self.seen = 0.0
+            self.seen = ()
         holder = self.lease.holder if self.lease.holder != self.node else ""
         self.figures.write(RUNTIME, {
             "role": self.role, "holder": holder, "epoch": self.lease.epoch, "problem": self.lease.problem,

@@ -8,6 +8,9 @@
 // Answers on standard output, with one JSON object.
 
 $map = require '/etc/moodle-fleet/tenants.php';
+if (is_readable('/etc/moodle-fleet/tenants.own')) {
+    $map['tenants'] += json_decode(file_get_contents('/etc/moodle-fleet/tenants.own'), true)['tenants'];
+}
 $active = array_filter($map['tenants'], static fn(array $tenant): bool => $tenant['state'] === 'active');
 mysqli_report(MYSQLI_REPORT_ERROR | MYSQLI_REPORT_STRICT);
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """What PHP-FPM of a web node needs around it; systemd calls most of it.
 
-fpm prepare        before a start: number of workers, no compiled copies of what can have changed, no warm flag
+fpm prepare        before a start: number of workers, pools, no compiled copies of what can have changed, no warm flag
 fpm reload PID     new workers with a new configuration; returns when they serve
 fpm warmup         compile the release through PHP-FPM, then say in /run/moodle-fleet/warm that it is done
 fpm status         JSON: workers, active, queue, idle
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -23,10 +24,40 @@ import time
 from pathlib import Path
 
 CONFIG = Path("/etc/moodle-fleet/fpm.json")
+# Tenants with a Unix user of their own, and its number.
+USERS = Path("/etc/moodle-fleet/tenants.users")
 RUN = Path("/run/moodle-fleet")
 OPCACHE = Path("/var/cache/moodle-fleet/opcache")
 SOCKET = "/run/php/moodle.sock"
 STATUS_SOCKET = "/run/php/moodle-status.sock"
+OWN_SOCKETS = "/run/php/tenant-"
+# Whoever may connect to a pool may run code as its user: nginx alone. OPcache asks in them whether the user may read a file that it has
+# compiled, or whoever knows a path would get its content. APCu knows no users, so it is closed there: its functions go on working where it
+# is only switched off.
+OWN_POOL = """
+[tenant-%(name)s]
+user = %(user)s
+group = %(user)s
+listen = %(socket)s
+listen.owner = root
+listen.group = moodle-web
+listen.mode = 0660
+listen.backlog = 1024
+pm = ondemand
+pm.max_children = %(workers)d
+pm.process_idle_timeout = 10s
+pm.max_requests = 10000
+request_terminate_timeout = %(request_timeout)ds
+request_slowlog_timeout = %(slow_seconds)ds
+slowlog = /var/log/moodle-fleet/php-slow.log
+catch_workers_output = yes
+decorate_workers_output = no
+env[MOODLE_FLEET_TENANTS] = /etc/moodle-fleet/tenants/%(name)s.php
+php_admin_flag[opcache.validate_permission] = on
+php_admin_flag[apc.enabled] = off
+php_admin_value[disable_functions] = %(closed)s
+"""
+APCU = ("add", "cache_info", "cas", "clear_cache", "dec", "delete", "entry", "exists", "fetch", "inc", "key_info", "sma_info", "store")
 
 
 # -- FastCGI: the little that one request needs ------------------------------------------------------------------
@@ -136,12 +167,31 @@ def memory_mb(proc: Path = Path("/proc"), sys_fs: Path = Path("/sys/fs/cgroup"))
     return min(sizes)
 
 
-def workers(config: dict, cpu: float, memory: int) -> int:
-    """As many as the CPU can use, as long as memory holds them. At least 2: one long request must not block a node."""
+def own_users(listing: Path = USERS) -> dict[str, int]:
+    """Tenants with a Unix user of their own, and its number."""
+    lines = listing.read_text(encoding="utf-8").splitlines() if listing.exists() else []
+    return {name: int(number) for name, number in (line.rstrip(";").split() for line in lines)}
+
+
+def own_pools(config: dict, number: int, users: dict[str, int]) -> str:
+    """The pools of those tenants. The balancer sends the node as many requests at a time as it has workers, whosever they are: so each
+    may have as many, and all together are no more at work."""
+    values = {key: config[key] for key in ("request_timeout", "slow_seconds")}
+    values |= {"workers": config["own_workers"] or number, "closed": ",".join(f"apcu_{word}" for word in APCU)}
+    return "; Written at each start and reload.\n" + "".join(
+        OWN_POOL % {**values, "name": name, "user": uid, "socket": f"{OWN_SOCKETS}{name}.sock"} for name, uid in users.items()
+    )
+
+
+def workers(config: dict, cpu: float, memory: int, own: bool = False) -> int:
+    """As many as the CPU can use, as long as memory holds them. At least 2: one long request must not block a node.
+
+    With ``own`` pools beside the shared one, whose workers stay while they are idle, each needs memory twice.
+    """
     if config["workers"]:
         return config["workers"]
     by_cpu = max(4, math.ceil(cpu * config["workers_per_cpu"]))
-    by_memory = (memory - config["reserved_memory_mb"]) // config["worker_memory_mb"]
+    by_memory = (memory - config["reserved_memory_mb"]) // (config["worker_memory_mb"] * (2 if own else 1))
     return max(2, min(by_cpu, by_memory))
 
 
@@ -180,8 +230,12 @@ def write(path: Path, text: str) -> None:
 
 def write_workers(config: dict) -> int:
     RUN.mkdir(mode=0o755, exist_ok=True)
-    number = workers(config, cpus(), memory_mb())
+    # A pool whose user is missing would keep PHP-FPM from starting.
+    known = {one.pw_uid for one in pwd.getpwall()}
+    users = {name: uid for name, uid in own_users().items() if uid in known}
+    number = workers(config, cpus(), memory_mb(), bool(users))
     write(RUN / "workers.conf", "pm.max_children = %d\n" % number)
+    write(RUN / "pools.conf", own_pools(config, number, users))
     return number
 
 
@@ -233,13 +287,22 @@ def warmup(config: dict) -> None:
     print(json.dumps(answer))
 
 
+def own_requests(sockets: Path = Path("/proc/net/unix")) -> int:
+    """Requests that own pools serve or are yet to serve: nginx has a connection for each. Asking a pool would start a worker of it."""
+    return sum(
+        len(words) == 8 and words[7].startswith(OWN_SOCKETS) and not int(words[3], 16) & 0x10000
+        for words in (line.split() for line in sockets.read_text(encoding="utf-8", errors="replace").splitlines()[1:])
+    )
+
+
 def summary() -> dict:
     now = status()
+    active = now["active processes"] + own_requests()
     return {
         "workers": now["total processes"],
-        "active": now["active processes"],
+        "active": active,
         "queue": now["listen queue"],
-        "idle": now["active processes"] == 0 and now["listen queue"] == 0,
+        "idle": active == 0 and now["listen queue"] == 0,
     }
 
 

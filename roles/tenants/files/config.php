@@ -8,8 +8,10 @@ global $CFG;
 $CFG = new stdClass();
 
 (static function (stdClass $cfg, string $root): void {
-    // A template of new sites is installed with a map of its own.
-    $map = require (PHP_SAPI === 'cli' ? getenv('MOODLE_FLEET_TENANTS') : false) ?: __DIR__ . '/tenants.php';
+    // A template of new sites is installed with a map of its own, and a tenant with a Unix user of its own has one, that alone it can read.
+    $file = getenv('MOODLE_FLEET_TENANTS') ?: __DIR__ . '/tenants.php';
+    $own = __DIR__ . '/tenants/' . basename((string) getenv('MOODLE_TENANT')) . '.php';
+    $map = require PHP_SAPI === 'cli' && !getenv('MOODLE_FLEET_TENANTS') && is_file($own) ? $own : $file;
     $fleet = $map['fleet'];
     $release = basename($root);
 
@@ -84,7 +86,8 @@ $CFG = new stdClass();
     $cfg->cachedir = "$shared/cache";
     $cfg->tempdir = "$shared/temp";
     $cfg->backuptempdir = "$shared/backup";
-    $cfg->directorypermissions = 0750;
+    // With a Unix user of its own the outermost folder is the gate, which nginx alone may pass as well.
+    $cfg->directorypermissions = isset($tenant['uid']) ? 0755 : 0750;
     // On the node's own disk.
     $local = $fleet['local_root'] . '/' . $name;
     $cfg->localcachedir = "$local/localcache";

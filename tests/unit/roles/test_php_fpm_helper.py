@@ -78,6 +78,38 @@ def test_workers(cpu, memory, given, expected):
     assert fpm.workers({**CONFIG, "workers": given}, cpu, memory) == expected
 
 
+def test_own_pools_share_the_nodes_memory_with_the_shared_one():
+    assert fpm.workers({**CONFIG, "workers": 0}, 8, 2048, own=True) == 7
+    assert fpm.workers({**CONFIG, "workers": 0}, 8, 65536, own=True) == 32
+
+
+def test_each_own_user_gets_a_pool(tmp_path):
+    listing = tmp_path / "tenants.users"
+    assert fpm.own_users(listing) == {}
+    listing.write_text("acme 1900000001;\nglobex 1900000002;\n")
+    config = {"own_workers": 0, "request_timeout": 300, "slow_seconds": 10}
+    text = fpm.own_pools(config, 4, fpm.own_users(listing))
+    acme, globex = text.split("[tenant-globex]")
+    assert "user = 1900000001\n" in acme and "user = 1900000002\n" in globex
+    assert "listen = /run/php/tenant-globex.sock\n" in globex
+    assert "tenants/globex.php" in globex and "globex" not in acme
+    assert "pm.max_children = 4\n" in acme
+    assert "pm.max_children = 2\n" in fpm.own_pools({**config, "own_workers": 2}, 4, {"acme": 1})
+    assert "[" not in fpm.own_pools(config, 4, {})
+
+
+def test_requests_of_own_pools_are_counted_by_their_connections(tmp_path):
+    sockets = tmp_path / "unix"
+    sockets.write_text(
+        "Num       RefCount Protocol Flags    Type St Inode Path\n"
+        "0000: 00000002 00000000 00010000 0001 01 11 /run/php/tenant-acme.sock\n"
+        "0000: 00000003 00000000 00000000 0001 03 12 /run/php/tenant-acme.sock\n"
+        "0000: 00000003 00000000 00000000 0001 03 13\n"
+        "0000: 00000003 00000000 00000000 0001 03 14 /run/php/moodle.sock\n"
+    )
+    assert fpm.own_requests(sockets) == 1
+
+
 def test_releases_and_what_was_made_with_them_stay_in_the_file_cache(tmp_path):
     root, made = tmp_path / "moodle/releases/4.5", tmp_path / "data/component"
     root.mkdir(parents=True)

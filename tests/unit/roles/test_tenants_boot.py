@@ -24,14 +24,17 @@ def shared(tmp_path: Path) -> Path:
     folder.mkdir()
     files = tenants_files([TENANT], "x" * 40, {})
     (folder / "tenants.php").write_text(files["php"])
+    (folder / "tenants.own").write_text(files["own"])
     (folder / "tenants.map").write_text(files["map"])
     (tmp_path / "wanted").write_text(files["fingerprint"])
     (tmp_path / "own").mkdir()
+    # In the place of what makes the users.
+    (tmp_path / "users.py").write_text(f"open({str(tmp_path / 'told')!r}, 'w').write(open({str(tmp_path / 'own' / 'tenants.own')!r}).read())")
     return folder
 
 
 def boot(shared: Path) -> subprocess.CompletedProcess[str]:
-    command = ["sh", str(SCRIPT), str(shared), grp.getgrgid(os.getgid()).gr_name, str(shared.parent / "own")]
+    command = ["sh", str(SCRIPT), str(shared), grp.getgrgid(os.getgid()).gr_name, str(shared.parent / "own"), str(shared.parent / "users.py")]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -40,7 +43,15 @@ def test_the_fingerprint_is_the_one_the_controller_expects(shared: Path) -> None
     own = shared.parent / "own"
     assert (own / "tenants.fingerprint").read_text().strip() == (shared.parent / "wanted").read_text()
     assert stat.S_IMODE((own / "tenants.php").stat().st_mode) == 0o640
-    assert sorted(os.listdir(own)) == ["tenants.fingerprint", "tenants.map", "tenants.php"]
+    assert stat.S_IMODE((own / "tenants.own").stat().st_mode) == 0o600
+    assert sorted(os.listdir(own)) == ["tenants.fingerprint", "tenants.map", "tenants.own", "tenants.php"]
+    assert (shared.parent / "told").read_text() == (shared / "tenants.own").read_text()
+
+
+def test_a_node_that_cannot_make_the_users_does_not_claim_to_know_its_tenants(shared: Path) -> None:
+    (shared.parent / "users.py").write_text("raise SystemExit('no room')")
+    assert boot(shared).returncode != 0
+    assert not (shared.parent / "own" / "tenants.fingerprint").exists()
 
 
 def test_half_of_a_change_is_not_taken_for_the_whole(shared: Path) -> None:

@@ -89,7 +89,7 @@ def test_the_time_of_a_snapshot(text, seconds):
 @pytest.fixture(name="sites")
 def make_sites(tmp_path):
     places = site.Places("/nowhere", str(tmp_path), "nobody", "/nowhere/cli.php", ["php"])
-    places.account = lambda: (os.getuid(), os.getgid())
+    places.account = lambda _tenant="": (os.getuid(), os.getgid())
     (tmp_path / "acme" / "data").mkdir(parents=True)
     return site.Sites(places, None)
 
