@@ -29,10 +29,10 @@ from nodes import Fleet
 from site_client import Target, Visitor
 
 # The fleet's own policy with shorter windows, so that it shrinks within minutes.
-POLICY = {"min_nodes": 2, "max_nodes": 5, "workers": 4, "scale_in_window": 60, "cooldown_in": 60}
+POLICY = {"min_nodes": 2, "max_nodes": 5, "scale_in_window": 60, "cooldown_in": 60}
 INTERVAL = 15.0
-# Requests in service, minute by minute; three nodes at 70 % of their workers are 8.4.
-MINUTES = (2, 10, 10, 6, 6, 2, 2, 2)
+# Requests in service, minute by minute, as shares of a node's workers: 70 % of them is what a node should take.
+MINUTES = (0.5, 2.5, 2.5, 1.5, 1.5, 0.5, 0.5)
 # How long a learner's request keeps a worker busy; the stand-in site waits for it.
 REQUEST_MS = 500
 
@@ -121,7 +121,9 @@ def at(supply: Sequence[tuple[float, int]], moment: float) -> int:
     return [count for when, count in supply if when <= moment][-1]
 
 
-def compare(begin: float, run: Run, live: Sequence[tuple[float, int, int]], supply: Sequence[tuple[float, int]]) -> tuple[list[dict], list[dict]]:
+def compare(
+    begin: float, run: Run, live: Sequence[tuple[float, int, int]], supply: Sequence[tuple[float, int]], loads: Sequence[int]
+) -> tuple[list[dict], list[dict]]:
     """Decisions side by side in their order, and nodes in service every half minute."""
     told = [(one.time - begin, one.decision.size, one.decision.desired) for one in run.decisions]
     done = [(when - begin, size, desired) for when, size, desired in live]
@@ -134,9 +136,9 @@ def compare(begin: float, run: Run, live: Sequence[tuple[float, int, int]], supp
             "later s": right[0] - left[0] if left and right else "",
         })
     nodes = [
-        {"at s": second, "load": MINUTES[min(len(MINUTES) - 1, second // 60)], "predicted": at(run.supply, begin + second),
+        {"at s": second, "load": loads[min(len(loads) - 1, second // 60)], "predicted": at(run.supply, begin + second),
          "happened": at(supply, begin + second)}
-        for second in range(0, 60 * len(MINUTES) + 1, 30)
+        for second in range(0, 60 * len(loads) + 1, 30)
     ]
     return decisions, nodes
 
@@ -147,7 +149,6 @@ def main(fleet: Fleet, _given: argparse.Namespace) -> None:
         raise SystemExit("live needs the stand-in site, whose requests last as long as they are told to: run scripts/demo without Moodle's code")
     with tempfile.TemporaryDirectory(prefix="moodle-fleet-") as folder:
         trigger, holders = Trigger(fleet, Path(folder), **{"target": 0.7, "cooldown_out": 30, **POLICY}), Holders(fleet)
-        policy = Policy.from_settings(load(trigger.file).scaling)
         say("  one node comes and goes")
         began = time.time()
         settle(trigger, 2)
@@ -155,19 +156,26 @@ def main(fleet: Fleet, _given: argparse.Namespace) -> None:
         settle(trigger, 2)
         with Ledger(fleet.state / "ledger.sqlite") as ledger:
             launches, drains = durations(ledger, began)
+            # As many as the members themselves say.
+            workers = round(last.capacity / last.up) if (last := ledger.last_sample()) and last.up else 0
+            if not workers:
+                raise SystemExit("the last check saw no member in service: see 'moodle-fleet status'")
+            policy = Policy.from_settings({**load(trigger.file).scaling, "workers": workers})
+            loads = [round(share * workers) for share in MINUTES]
             # Long enough that nothing of it stands within the windows.
             quiet = time.time()
-            begin = quiet + 90
-            checks(trigger, quiet, 90 - INTERVAL, holders, MINUTES[:1])
+            begin = float(round(quiet + 90))
+            checks(trigger, begin - 90, 90 - INTERVAL, holders, loads[:1])
             file = Path(folder) / "load.csv"
-            lines = [f"{begin + 60 * minute:.3f},{count}" for minute, count in enumerate(MINUTES)]
+            lines = [f"{begin + 60 * minute:.0f},{count}" for minute, count in enumerate(loads)]
             file.write_text("\n".join(["time,load", *lines, ""]), encoding="ascii")
             model = Model(launch_seconds=launches[0], drain_seconds=drains[0] if drains else 5.0, interval=INTERVAL, run_seconds=5.0)
             run = simulate(policy, from_csv(file.read_text(encoding="ascii").splitlines()), model)
-            say(f"  predicted {len(run.decisions)} decisions; the real fleet takes {len(MINUTES)} minutes")
-            checks(trigger, begin, 60.0 * len(MINUTES), holders, MINUTES)
+            say(f"  predicted {len(run.decisions)} decisions; the real fleet takes {len(loads)} minutes")
+            checks(trigger, begin, 60.0 * len(loads), holders, loads)
             holders.set(0)
-            recorded = list(ledger.recorded(since=began))
+            # A decision looks at what was before it.
+            recorded = list(ledger.recorded(since=begin - policy.lookback - 60))
             again = replay(policy, recorded)
             first = min(row["id"] for row, _sample in recorded if row["started"] >= begin)
             differ = sum(number >= first for number, _was, _now in again.differences)
@@ -178,10 +186,10 @@ def main(fleet: Fleet, _given: argparse.Namespace) -> None:
             ]
             supply = served(ledger, begin, policy.min_nodes)
             seen, _gone = durations(ledger, begin)
-    decisions, nodes = compare(begin, run, live, supply)
+    decisions, nodes = compare(begin, run, live, supply, loads)
     report("live", f"Decisions: the prediction beside what happened, {fleet.what}", decisions)
     off = [
-        abs(sample.load - MINUTES[min(len(MINUTES) - 1, int((sample.taken - sample.seconds / 2 - begin) // 60))])
+        abs(sample.load - loads[min(len(loads) - 1, int((sample.taken - sample.seconds / 2 - begin) // 60))])
         for _row, sample in mine if sample.taken - sample.seconds >= begin
     ]
     same = sum(row["predicted"] == row["happened"] for row in nodes)

@@ -199,6 +199,19 @@ def test_a_steady_growth_goes_on_while_a_node_is_launched() -> None:
     assert trend(growing([18.0, 19.5, 21.0, 22.5, 24.0], policy=Policy(trend="off"))) is None
 
 
+@pytest.mark.parametrize(
+    ("loads", "advice"),
+    [
+        ([21.0, 22.5, 24.0, 25.5, 27.0], False),  # 84 % of the workers, and it surely grows
+        ([18.0, 19.5, 21.0, 22.5, 24.0], True),  # it grows as well, but within the dead band
+        ([27.0, 28.0, 26.0, 27.0, 28.0, 26.0, 27.0], True),  # beyond it, but no growth
+    ],
+)
+def test_by_default_only_sure_growth_beyond_the_dead_band_counts(loads: list[float], advice: bool) -> None:
+    wish = trend(growing(loads, policy=Policy()))
+    assert wish is not None and wish.advice is advice
+
+
 def test_noise_and_a_fall_are_no_growth() -> None:
     flat = trend(growing([20, 22, 19, 23, 20, 21, 19, 22, 20, 21]))
     assert flat is not None and flat.desired <= 4
