@@ -16,6 +16,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -267,16 +268,24 @@ class AwsDriver(CloudDriver):
         return replace(node, tags=merged)
 
     def wait_reachable(self, names: Iterable[str], timeout: float) -> list[str]:
-        deadline = time.monotonic() + timeout
-        waiting = set(names)
-        addresses: dict[str, str] = {}
-        while True:
-            if waiting - set(addresses):
-                addresses |= {node.name: node.address for node in self.nodes() if node.name in waiting and node.address}
-            waiting = {name for name in waiting if name not in addresses or not ssh.greets(addresses[name])}
-            if not waiting or time.monotonic() > deadline:
-                return sorted(waiting)
-            time.sleep(min(2.0, max(0.05, deadline - time.monotonic())))
+        deadline, waiting = time.monotonic() + timeout, set(names)
+        nodes: dict[str, Node] = {}
+
+        def settled(name: str) -> bool:
+            # cloud-init lets sshd read its configuration anew, which then refuses connections for a moment.
+            return name in nodes and ssh.greets(nodes[name].address) and (
+                ssh.run(self.connection(nodes[name]), "cloud-init status --wait", deadline - time.monotonic()) != 255
+            )
+
+        with ThreadPoolExecutor(16) as pool:
+            while True:
+                if waiting - set(nodes):
+                    nodes |= {node.name: node for node in self.nodes() if node.name in waiting and node.address}
+                asked = sorted(waiting)
+                waiting -= {name for name, done in zip(asked, pool.map(settled, asked)) if done}
+                if not waiting or time.monotonic() > deadline:
+                    return sorted(waiting)
+                time.sleep(min(2.0, max(0.05, deadline - time.monotonic())))
 
     def bake(self, name: str, release: str, recipe: str = "") -> str:
         builder = next((node for node in self.nodes() if node.name == name), None)
