@@ -289,6 +289,13 @@ def test_an_import_takes_over_tables_files_and_identity(fleet: Fleet) -> None:
     assert "replace.php --search --replace --shorten --non-interactive" in fleet.scripts.called
 
 
+def test_an_import_needs_no_table_that_it_would_empty(fleet: Fleet) -> None:
+    request = import_request(fleet, after="DROP TABLE m_sessions;\nDROP TABLE m_task_scheduled;\n")
+    importing.bring_in(fleet.applier, request, [], False)
+    assert fleet.connect().observe().book["acme"].state == "installed"
+    assert fleet.query("SELECT fullname FROM moodle_acme.mdl_course") == [("Kept",)]
+
+
 @pytest.mark.parametrize(
     ("more", "why"),
     [

