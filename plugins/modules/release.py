@@ -150,7 +150,7 @@ require is_file("$root/lib/setup.php") ? "$root/lib/setup.php" : "$root/public/l
 if (!class_exists('core_component')) {
     // Code without components: its version is all there is.
     echo json_encode([
-        'component' => null, 'definitions' => null, 'output' => [], 'versions' => sha1_file("$CFG->dirroot/version.php"),
+        'component' => null, 'definitions' => null, 'output' => new stdClass(), 'versions' => sha1_file("$CFG->dirroot/version.php"),
     ]);
     exit(0);
 }
