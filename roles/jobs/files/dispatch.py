@@ -305,7 +305,7 @@ class Dispatcher:
             self._shared_runner(anew=True)
             self.code = code
             self.journal.write(f"runs the code in {code}")
-        changed = tuple(path.stat().st_mtime for path in (TENANTS, OWN) if path.exists())
+        changed = tuple(path.stat().st_mtime for path in (TENANTS, OWN, USERS) if path.exists())
         if changed != self.seen:
             self.seen = changed
             self._ask(self._listed, "list")
