@@ -1,8 +1,9 @@
 <?php
 // Brings the files of a release into OPcache. Runs in PHP-FPM, since code compiled by the command line must not get there.
 //
-// With a JSON body {"root": folder, "globs": [...]} (** means any depth, RELEASE the release's name) it loads what the file cache has and answers with
-// "missing": the files that were never compiled. Those are compiled by including them, one request for each (MOODLE_FLEET_FILE).
+// With a JSON body {"root": folder, "globs": [...]} (** means any depth, RELEASE the release's name) it loads what the file
+// cache has and answers with "missing": the files that were never compiled. Those are compiled by including them, one request
+// for each (MOODLE_FLEET_FILE).
 // opcache_compile_file() would not do for them: it declares no class before the file is executed, so the compiled code behaves
 // differently where files include each other, as Moodle's do ("Class ... not found"), and the file cache would keep it.
 declare(strict_types=1);
