@@ -73,7 +73,10 @@ def healthy(row: Row, verified: bool = False) -> bool:
     word holds until HAProxy's first check, which can be a whole interval away.
     """
     check = row.get("check_status", "")
-    return row["status"] in ("UP", "DRAIN") and (check.endswith("L7OK") or verified and (not check or check.endswith("INI")))
+    if verified and (not check or check.endswith("INI")):
+        # Its rise and fall are counted from half way: "DRAIN 1/2".
+        return row["status"].split(" ", 1)[0] in ("UP", "DRAIN")
+    return row["status"] in ("UP", "DRAIN") and check.endswith("L7OK")
 
 
 def endpoint(row: Row) -> tuple[str, int]:

@@ -59,7 +59,17 @@ def test_health_is_what_the_last_check_said(status: str, check: str, expected: b
 
 @pytest.mark.parametrize(
     ("status", "check", "expected"),
-    [("DRAIN", "INI", True), ("DRAIN", "", True), ("UP", "* INI", True), ("DRAIN", "L4CON", False), ("DOWN", "INI", False), ("MAINT", "", False)],
+    [
+        ("DRAIN", "INI", True),
+        ("DRAIN 1/2", "INI", True),
+        ("DRAIN", "", True),
+        ("UP", "* INI", True),
+        ("DRAIN 1/2", "L4CON", False),
+        ("DRAIN", "L4CON", False),
+        ("DOWN 1/2", "INI", False),
+        ("DOWN", "INI", False),
+        ("MAINT", "", False),
+    ],
 )
 def test_a_check_of_the_callers_own_holds_until_haproxys_first(status: str, check: str, expected: bool) -> None:
     unchecked = row(status=status, check_status=check)
