@@ -38,7 +38,10 @@ def start(node: WebNode, tenant: str, forget: str, warm: bool) -> None:
 
 def main(fleet: Fleet, given: argparse.Namespace) -> None:
     """The benchmark `first-hit`."""
+    # The warm-up makes pages of the last tenant; this one the node has never seen.
     node, tenant = WebNode(fleet, 1), fleet.tenants[0]
+    if len(fleet.tenants) < 2:
+        raise SystemExit("first-hit needs two tenants: the warm-up makes pages of the last one")
     # Always a new one: an earlier benchmark may have left other compiled code behind.
     node.remove()
     node.start()

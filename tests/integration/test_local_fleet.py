@@ -197,6 +197,13 @@ def test_icons_and_templates_are_looked_up_in_the_list_of_the_release(fleet: Loc
     assert json.loads(output) == [[True, False, False, False, False], [True, False, True, False, True]]
 
 
+def test_each_worker_made_a_page_before_its_node_served(fleet: LocalFleet) -> None:
+    for name, address in fleet.addresses("web").items():
+        said = fleet.cloud._podman_checked("read what the warm-up said", "exec", name, "journalctl", "-u", "moodle-fleet-warmup", "-o", "cat", "--no-pager")
+        visited = [json.loads(line)["visited"] for line in said.splitlines() if line.startswith("{")]
+        assert visited[-1] == requests.get(f"http://{address}/healthz", timeout=5).json()["workers"]
+
+
 def test_a_killed_node_costs_no_failed_get(fleet: LocalFleet) -> None:
     statuses: list[object] = []
     stop = threading.Event()

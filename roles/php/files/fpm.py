@@ -4,7 +4,7 @@
 
 fpm prepare        before a start: number of workers, pools, no compiled copies of what can have changed, no warm flag
 fpm reload PID     new workers with a new configuration; returns when they serve
-fpm warmup         compile the release through PHP-FPM, then say in /run/moodle-fleet/warm that it is done
+fpm warmup         compile the release through PHP-FPM, have each worker make a page, then say in /run/moodle-fleet/warm that it is done
 fpm status         JSON: workers, active, queue, idle
 idle [SECONDS]     the same, and exit status 0 as soon as no request is being served, 1 when that takes longer
 """
@@ -21,6 +21,7 @@ import socket
 import struct
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 CONFIG = Path("/etc/moodle-fleet/fpm.json")
@@ -29,6 +30,9 @@ USERS = Path("/etc/moodle-fleet/tenants.users")
 RUN = Path("/run/moodle-fleet")
 OPCACHE = Path("/var/cache/moodle-fleet/opcache")
 SOCKET = "/run/php/moodle.sock"
+# Makes a page of a tenant. The role `tenants` brings it.
+VISIT = Path("/usr/lib/moodle-fleet/visit.php")
+VISIT_SECONDS = 5
 STATUS_SOCKET = "/run/php/moodle-status.sock"
 OWN_SOCKETS = "/run/php/tenant-"
 # Whoever may connect to a pool may run code as its user: nginx alone. OPcache asks in them whether the user may read a file that it has
@@ -282,9 +286,28 @@ def warmup(config: dict) -> None:
     for path in missing:
         exchange(SOCKET, script, b"", 30, {"MOODLE_FLEET_FILE": path, "QUERY_STRING": ""})
     answer["compiled"] = len(missing)
+    if VISIT.exists():
+        answer["visited"] = visit(config["code_root"], status()["total processes"])
     answer["milliseconds"] += round((time.monotonic() - start) * 1000)
     write(RUN / "warm", answer["release"] + "\n")
     print(json.dumps(answer))
+
+
+def visit(root: str, number: int) -> int:
+    """A page in each of so many workers, all at once so that each gets one; returns how many were made.
+
+    A tenant that cannot be reached says nothing about this node, so none is no error.
+    """
+    def one(_number: int) -> bool:
+        try:
+            extra = {"MOODLE_FLEET_ROOT": os.path.realpath(root), "QUERY_STRING": ""}
+            _head, content, _errors = exchange(SOCKET, str(VISIT), b"", VISIT_SECONDS, extra)
+        except OSError:
+            return False
+        return b"\nmade\n" in content
+
+    with ThreadPoolExecutor(number) as pool:
+        return sum(pool.map(one, range(number)))
 
 
 def own_requests(sockets: Path = Path("/proc/net/unix")) -> int:

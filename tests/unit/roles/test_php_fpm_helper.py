@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -132,3 +133,29 @@ def test_releases_and_what_was_made_with_them_stay_in_the_file_cache(tmp_path):
     fpm.forget_unpinned({"code_root": str(tmp_path / "moodle/current"), "made_root": str(made)}, cache)
     assert [file.exists() for file in kept] == [True, True]
     assert [file.exists() for file in gone] == [False] * 4
+
+
+def test_every_worker_makes_a_page_at_the_same_time(monkeypatch):
+    """One after the other a single worker could make them all."""
+    together = threading.Barrier(5, timeout=10)
+
+    def answer(path, script, body, timeout, extra):
+        together.wait()
+        assert (path, script, extra["MOODLE_FLEET_ROOT"]) == (fpm.SOCKET, str(fpm.VISIT), "/")
+        return b"Content-Type: text/html", b"<html>\nmade\n</html>", b""
+
+    monkeypatch.setattr(fpm, "exchange", answer)
+    assert fpm.visit("/", 5) == 5
+
+
+def test_a_tenant_that_cannot_be_reached_keeps_no_node_from_serving(monkeypatch):
+    answers = iter([(b"Status: 503", b"Please try again", b""), TimeoutError("timed out"), (b"", b"\nmade\n", b"")])
+
+    def answer(*_given):
+        given = next(answers)
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    monkeypatch.setattr(fpm, "exchange", answer)
+    assert fpm.visit("/", 3) == 1
