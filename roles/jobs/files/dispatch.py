@@ -29,8 +29,8 @@ from metrics import Figures
 from schedule import DONE, FAILED, RESTING, Limits, Run, Schedule
 
 TENANTS = Path("/etc/moodle-fleet/tenants.php")
-# The same of tenants with a Unix user of their own, and their numbers.
-OWN, USERS = TENANTS.with_name("tenants.own"), TENANTS.with_name("tenants.users")
+# The same of tenants with a Unix user of their own.
+OWN = TENANTS.with_name("tenants.own")
 LIBRARY = Path(__file__).parent
 RUNTIME = Path("/run/moodle-fleet-cron")
 # By these Moodle says that the site does not want its cron to run.
@@ -305,7 +305,7 @@ class Dispatcher:
             self._shared_runner(anew=True)
             self.code = code
             self.journal.write(f"runs the code in {code}")
-        changed = tuple(path.stat().st_mtime for path in (TENANTS, OWN, USERS) if path.exists())
+        changed = tuple(path.stat().st_mtime for path in (TENANTS, OWN) if path.exists())
         if changed != self.seen:
             self.seen = changed
             self._ask(self._listed, "list")
@@ -336,8 +336,8 @@ class Dispatcher:
             return
         self.listed = True
         names = json.loads(text)
-        lines = USERS.read_text(encoding="ascii").splitlines() if USERS.exists() else []
-        self.users = {name: int(number) for name, number in (line.rstrip(";").split() for line in lines)}
+        # From the list itself: one whose user is yet to be made is never run as somebody else's.
+        self.users = {name: number for name, number in names.items() if number is not None}
         self.schedule.serve(names, time.time())
         self.figures.keep(names)
         self.journal.write(f"{len(names)} active tenants, {self.limits.workers} at a time")

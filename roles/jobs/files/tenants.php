@@ -1,7 +1,7 @@
 <?php
 // What the dispatcher asks of all tenants' databases, each with the tenant's own account. Written by Ansible; changes made here are
 // lost.
-//   list                       names of the active tenants
+//   list                       the active tenants, each with the number of its own Unix user, null if it has none
 //   backlog {TENANT: SINCE}    what is due and has not started. What was due before SINCE, the start of the last complete run, was
 //                              passed over by Moodle itself, as tasks of plugins that are switched off are
 //   fence ADDRESS...           ends the tenants' connections from nodes that lost the lease, and with them their tasks and locks
@@ -34,7 +34,7 @@ $what = array_slice($argv, 1);
 $answer = [];
 switch (array_shift($what)) {
     case 'list':
-        $answer = array_keys($active);
+        $answer = array_map(static fn(array $tenant): ?int => $tenant['uid'] ?? null, $active);
         break;
 
     case 'backlog':
