@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Our policy against documented autoscalers and an oracle, on traces of six shapes.
 
-    scripts/bench policies --seeds 30 [--scaling trend=scale_out,max_step_out=10,max_step_in=auto,max_draining=auto]
+    [taskset -c 0] scripts/bench policies --seeds 30 [--scaling trend=scale_out,max_step_out=10,max_step_in=auto,max_draining=auto]
 
 Under-provisioned time and node-hours of every policy at each of its settings, so that each shows its best curve. Needed at a
 moment: ceil(one-minute load / (workers x 0.85)), at least the minimum. The oracle knows the future (see ``elasticity.oracle``).
@@ -223,7 +223,7 @@ def main(_fleet: object, given: argparse.Namespace) -> None:
     shapes = [name for name in SHAPES if not given.shapes or name in given.shapes]
     jobs = [(name, seed, launch, given.targets, scaling) for name in shapes for launch in LAUNCHES for seed in range(given.seeds)]
     rows: list[dict[str, Any]] = []
-    with multiprocessing.Pool(os.cpu_count()) as pool:
+    with multiprocessing.Pool(len(os.sched_getaffinity(0))) as pool:
         for found in pool.imap_unordered(others, [(name, rival, given.seeds) for name in shapes for rival in (*rivals.RIVALS, "fixed")]):
             rows += found
         say(f"  the others are done ({time.monotonic() - begun:.0f} s)")
