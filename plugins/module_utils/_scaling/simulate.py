@@ -31,7 +31,6 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.re
     RECOMMENDERS,
     Recommender,
     trend,
-    trend_counts,
 )
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import (
     TAG_LAUNCH,
@@ -249,17 +248,20 @@ def simulate(
     outlooks: list[tuple[float, float]] = []
     lead, measured = launch_seconds(policy, ()), -1
     seen: Survey | None = None
+    surveyed: Survey | None = None
     ahead: Outlook | None = None
+    looked: Outlook | None = None
     key: tuple[int, float] | None = None
     checks, previous = 0, trace.begin
     now = trace.begin + model.interval
     workers, interval, lag = policy.workers, model.interval, model.metric_lag
     # What is only told changes no count, and takes half of the time.
-    silent = [one for one in recommenders if watch is not None or one is not trend]
+    silent = [one for one in recommenders if watch is not None or one is not trend or policy.trend in ("growth", "scale_out")]
     # Where nothing goes by the clock alone, the same load and the same nodes get the same answer: most of the checks within a minute.
-    fixed = len(silent) < len(recommenders) and not policy.schedule and events is None
+    fixed = watch is None and not policy.schedule and events is None
     decision: Decision | None = None
-    decided: tuple[Survey, Outlook | None, tuple[int, int]] | None = None
+    decided: tuple[int, int, float] | None = None
+    steps: Sequence[Step] = ()
     while now <= trace.end:
         world.pass_time(now)
         taken = _sample(trace, previous, now, lag, world.serving, workers, model.service_seconds)
@@ -281,28 +283,26 @@ def simulate(
             wishes.popleft()
         while samples and samples[0].taken < now - lookback:
             samples.popleft()
-        history = History(tuple(wishes), tuple(samples), last_out, last_in)
-        fresh = events and replace(events, read=now)
-        counting = recommenders if trend_counts(policy, taken) else silent
-        reached = slot_of(now), slot_of(now + lead + MARGIN)
+        reached = slot_of(now), slot_of(now + lead + MARGIN), (taken.taken - taken.seconds / 2) // 60
         if not (
-            fixed and counting is silent and decision is not None and taken.trusted and abs(taken.load - samples[-1].load) < SAME
-            and decided is not None and decided[0] is seen and decided[1] is ahead and decided[2] == reached
+            fixed and decision is not None and seen is surveyed and ahead is looked and reached == decided and not steps and seen.at_rest
+            and taken.trusted and abs(taken.load - samples[-1].load) < SAME
             and decision.direction == "none" and BY_THE_CLOCK.isdisjoint([reason.code for reason in decision.reasons])
         ):
-            decision = decide(
-                policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh, recommenders=counting
-            )
-            decided = seen, ahead, reached
-        if decision.direction != "none" and counting is silent and len(silent) < len(recommenders):
-            # Now somebody reads the reasons.
-            decision = decide(
-                policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh, recommenders=recommenders
-            )
-        steps = plan(
-            policy, decision, seen, now, token=f"t{checks}", image=IMAGE, zones=("a", "b"),
-            launch_seconds=lead if world.launch_times else 0.0,
-        ).steps
+            history = History(tuple(wishes), tuple(samples), last_out, last_in)
+            fresh = events and replace(events, read=now)
+            for known_by in (silent, recommenders):
+                decision = decide(
+                    policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh, recommenders=known_by
+                )
+                if decision.direction == "none" or len(silent) == len(recommenders):
+                    # Else somebody reads the reasons.
+                    break
+            surveyed, looked, decided = seen, ahead, reached
+            steps = plan(
+                policy, decision, seen, now, token=f"t{checks}", image=IMAGE, zones=("a", "b"),
+                launch_seconds=lead if world.launch_times else 0.0,
+            ).steps
         wishes.append((now, decision.recommended))
         samples.append(taken)
         if taken.trusted:
