@@ -70,8 +70,10 @@ class Situation:
 # Share of the workers that may be busy at any minute: beyond it waiting grows steeply, whatever the target is.
 LIMIT = 0.85
 # A trend: from at least so many minutes (chance makes a line of fewer often enough), how many standard errors it must stand out by, and
-# how many times the present load it may foresee; more than that is for the next check to see. A swing or a surge needs fewer.
+# how many times the present load it may foresee; more than that is for the next check to see. Without a trend the mean of the last minutes
+# counts. A swing or a surge needs fewer.
 LINE_FEWEST = 8
+LEVEL_MINUTES = 5
 TREND_FEWEST = 4
 TREND_SURE = 5.0
 TREND_MOST = 1.5
@@ -142,6 +144,9 @@ def trend(situation: Situation) -> Wish | None:
         seen.append(sample)
     minutes = _minutes(seen)
     slope, level, sure = _line(minutes)
+    if not sure:
+        lately = [load for _when, load in minutes[-LEVEL_MINUTES:]]
+        level = sum(lately) / len(lately)
     swing = _swing([load for _when, load in minutes])
     rise = _surge([load for when, load in minutes if when < 0], sample.load)
     if rise > 0:
@@ -189,7 +194,7 @@ def _surge(before: Sequence[float], load: float) -> float:
 
 
 def _line(seen: Sequence[tuple[float, float]]) -> tuple[float, float, bool]:
-    """Least squares: (slope a second, level at time 0, whether it surely rises); where it does not, the level is the mean."""
+    """Least squares: (slope a second, level at time 0, whether it surely rises)."""
     count = len(seen)
     mean = sum([load for _when, load in seen]) / count
     if count < LINE_FEWEST:

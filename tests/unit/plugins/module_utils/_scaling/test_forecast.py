@@ -242,6 +242,8 @@ def test_noise_and_a_fall_are_no_growth() -> None:
     assert flat is not None and flat.desired <= 4
     fall = trend(growing([160.0] * 10 + [10.0, 10.0, 10.0], size=29))
     assert fall is not None and fall.desired <= 24
+    over = trend(growing([160.0] * 10 + [10.0] * 5, size=29))
+    assert over is not None and over.desired == 2
 
 
 def test_the_usual_swing_needs_room() -> None:
