@@ -56,7 +56,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/recommend.py", "adds = sure and (", "adds = ("),
     (f"{CORE}/recommend.py", "sample.load > policy.scale_out_above * sample.capacity", "True"),
     (f"{CORE}/recommend.py", 'if policy.trend == "growth" and not adds and', "if not adds and"),
-    (f"{CORE}/recommend.py", "if count < LINE_FEWEST:", "if count < TREND_FEWEST:"),
+    (f"{CORE}/recommend.py", "if count < TREND_FEWEST:", "if count < 4:"),
     (f"{CORE}/recommend.py", "(one.taken - one.seconds / 2) // MINUTE", "one.taken"),
     (f"{CORE}/recommend.py", 'if policy.trend == "off" or', "if"),
     (f"{CORE}/recommend.py", "if begin < until + seen.seconds / 2 and", "if"),

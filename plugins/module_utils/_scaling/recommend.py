@@ -69,12 +69,12 @@ class Situation:
 
 # Share of the workers that may be busy at any minute: beyond it waiting grows steeply, whatever the target is.
 LIMIT = 0.85
-# A trend: from at least so many minutes (chance makes a line of fewer often enough), how many standard errors it must stand out by, and
-# how many times the present load it may foresee; more than that is for the next check to see. Without a trend the mean of the last minutes
-# counts. A swing or a surge needs fewer.
-LINE_FEWEST = 8
-LEVEL_MINUTES = 5
-TREND_FEWEST = 4
+# A trend and a swing: from at least so many minutes (chance makes a line of fewer often enough, and a step is half of them), how many standard
+# errors growth must stand out by, and how many times the present load it may foresee; more than that is for the next check to see. Without
+# growth the mean of the last minutes counts. A surge needs fewer minutes before it.
+TREND_FEWEST = 8
+SURGE_FEWEST = 4
+LEVEL_SECONDS = 300.0
 TREND_SURE = 5.0
 TREND_MOST = 1.5
 MINUTE = 60.0
@@ -145,7 +145,7 @@ def trend(situation: Situation) -> Wish | None:
     minutes = _minutes(seen)
     slope, level, sure = _line(minutes)
     if not sure:
-        lately = [load for _when, load in minutes[-LEVEL_MINUTES:]]
+        lately = [load for when, load in minutes if -when < max(MINUTE, min(LEVEL_SECONDS, policy.scale_in_window))]
         level = sum(lately) / len(lately)
     swing = _swing([load for _when, load in minutes])
     rise = _surge([load for when, load in minutes if when < 0], sample.load)
@@ -182,7 +182,7 @@ def _minutes(seen: Sequence[Sample]) -> list[tuple[float, float]]:
 
 def _surge(before: Sequence[float], load: float) -> float:
     """By how much the load rose since the minute before, where that stands out of the quarter of an hour before; else 0."""
-    if len(before) < TREND_FEWEST:
+    if len(before) < SURGE_FEWEST:
         return 0.0
     # Cheap first: most minutes are none.
     rise = load - before[-1]
@@ -197,7 +197,7 @@ def _line(seen: Sequence[tuple[float, float]]) -> tuple[float, float, bool]:
     """Least squares: (slope a second, level at time 0, whether it surely rises)."""
     count = len(seen)
     mean = sum([load for _when, load in seen]) / count
-    if count < LINE_FEWEST:
+    if count < TREND_FEWEST:
         return 0.0, mean, False
     middle = sum([when for when, _load in seen]) / count
     spread = sum([(when - middle) ** 2 for when, _load in seen])

@@ -244,6 +244,9 @@ def test_noise_and_a_fall_are_no_growth() -> None:
     assert fall is not None and fall.desired <= 24
     over = trend(growing([160.0] * 10 + [10.0] * 5, size=29))
     assert over is not None and over.desired == 2
+    # Who lets a fleet shrink after a minute is not held back by the five before.
+    quick = trend(growing([160.0] * 12 + [10.0] * 2, size=29, policy=Policy(scale_in_window=60)))
+    assert quick is not None and quick.desired == 2
 
 
 def test_the_usual_swing_needs_room() -> None:
