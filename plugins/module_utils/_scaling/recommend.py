@@ -139,10 +139,8 @@ def trend(situation: Situation) -> Wish | None:
     policy, sample, size = situation.policy, situation.sample, situation.size
     if policy.trend == "off" or situation.launch_seconds <= 0 or not sample.trusted or not size:
         return None
-    seen = [one for one in situation.history.samples if one.trusted]
-    if not seen or seen[-1].taken < sample.taken:
-        seen.append(sample)
-    minutes = _minutes(seen)
+    samples = situation.history.samples
+    minutes = _minutes(samples if samples and samples[-1].taken >= sample.taken else (*samples, sample))
     slope, level, sure = _line(minutes)
     if not sure:
         lately = [load for when, load in minutes if -when < max(MINUTE, min(LEVEL_SECONDS, policy.scale_in_window))]
@@ -171,13 +169,19 @@ def trend(situation: Situation) -> Wish | None:
     return Wish("trend", wanted, text)
 
 
-def _minutes(seen: Sequence[Sample]) -> list[tuple[float, float]]:
+def _minutes(samples: Sequence[Sample]) -> list[tuple[float, float]]:
     """(seconds before the last one, mean load) of each minute of the clock: samples within one are too much alike to count each."""
-    means: dict[float, list[float]] = {}
-    for one in seen:
-        means.setdefault((one.taken - one.seconds / 2) // MINUTE, []).append(one.load)
-    last = max(means)
-    return [((minute - last) * MINUTE, sum(loads) / len(loads)) for minute, loads in means.items()]
+    found: list[tuple[float, float]] = []
+    present, total, count = 0.0, 0.0, 0
+    for one in samples:
+        if one.trusted:
+            minute = (one.taken - one.seconds / 2) // MINUTE
+            if minute != present and count:
+                found.append((present, total / count))
+                total, count = 0.0, 0
+            present, total, count = minute, total + one.load, count + 1
+    found.append((present, total / count))
+    return [((minute - present) * MINUTE, load) for minute, load in found]
 
 
 def _surge(before: Sequence[float], load: float) -> float:

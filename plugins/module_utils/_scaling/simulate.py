@@ -15,12 +15,14 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.decide import decide
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.events import Foreseen
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import (
     MARGIN,
+    SLOT,
     launch_seconds,
     outlook,
     slot_of,
@@ -52,8 +54,8 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
 
 # Loads that differ by less are the same mean, summed up otherwise.
 SAME = 1e-9
-# Reasons that a little time alone can end.
-BY_THE_CLOCK = frozenset(("window", "window_short", "cooldown_out", "cooldown_in"))
+# Reasons that a little time alone can end; that of the window ends when its highest wish changes.
+BY_THE_CLOCK = frozenset(("window_short", "cooldown_out", "cooldown_in"))
 IMAGE = "image"
 GAP = (("missing", "the trace has a gap here"),)
 
@@ -260,7 +262,10 @@ def simulate(
     # Where nothing goes by the clock alone, the same load and the same nodes get the same answer: most of the checks within a minute.
     fixed = watch is None and not policy.schedule and events is None
     decision: Decision | None = None
-    decided: tuple[int, int, float] | None = None
+    # What the last answer rests on.
+    settled = False
+    held: int | None = None
+    reached: tuple[float, ...] = ()
     steps: Sequence[Step] = ()
     while now <= trace.end:
         world.pass_time(now)
@@ -283,26 +288,27 @@ def simulate(
             wishes.popleft()
         while samples and samples[0].taken < now - lookback:
             samples.popleft()
-        reached = slot_of(now), slot_of(now + lead + MARGIN), (taken.taken - taken.seconds / 2) // 60
         if not (
-            fixed and decision is not None and seen is surveyed and ahead is looked and reached == decided and not steps and seen.at_rest
-            and taken.trusted and abs(taken.load - samples[-1].load) < SAME
-            and decision.direction == "none" and BY_THE_CLOCK.isdisjoint([reason.code for reason in decision.reasons])
+            decision is not None and settled and seen is surveyed and ahead is looked and taken.trusted and abs(taken.load - samples[-1].load) < SAME
+            and reached == _reach(now, lead, taken)
+            and (held is None or held == _highest(wishes, now - window))
         ):
             history = History(tuple(wishes), tuple(samples), last_out, last_in)
             fresh = events and replace(events, read=now)
-            for known_by in (silent, recommenders):
-                decision = decide(
-                    policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh, recommenders=known_by
-                )
-                if decision.direction == "none" or len(silent) == len(recommenders):
-                    # Else somebody reads the reasons.
-                    break
-            surveyed, looked, decided = seen, ahead, reached
+            ask = partial(decide, policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh)
+            decision = ask(recommenders=silent)
+            if decision.direction != "none" and len(silent) < len(recommenders):
+                # Now somebody reads the reasons.
+                decision = ask(recommenders=recommenders)
             steps = plan(
                 policy, decision, seen, now, token=f"t{checks}", image=IMAGE, zones=("a", "b"),
                 launch_seconds=lead if world.launch_times else 0.0,
             ).steps
+            surveyed, looked = seen, ahead
+            reached = _reach(now, lead, taken)
+            codes = {reason.code for reason in decision.reasons}
+            settled = fixed and decision.direction == "none" and not steps and seen.at_rest and BY_THE_CLOCK.isdisjoint(codes)
+            held = _highest(wishes, now - window) if "window" in codes else None
         wishes.append((now, decision.recommended))
         samples.append(taken)
         if taken.trusted:
@@ -332,6 +338,17 @@ def simulate(
     return Run(
         world.supply, (world.seconds + left) / 3600, checks, decisions, world.launched, world.failed, outlooks
     )
+
+
+def _reach(now: float, lead: float, taken: Sample) -> tuple[float, ...]:
+    """The slots that a forecast looks at, and the minute of the clock to which a trend counts the sample."""
+    until = now + lead + MARGIN
+    return slot_of(now), slot_of(until), slot_of(until + SLOT / 2), (taken.taken - taken.seconds / 2) // 60
+
+
+def _highest(wishes: Iterable[tuple[float, int]], since: float) -> int:
+    """The highest wish of a window."""
+    return max([count for when, count in wishes if when >= since], default=0)
 
 
 def _sample(
