@@ -139,8 +139,10 @@ def trend(situation: Situation) -> Wish | None:
     policy, sample, size = situation.policy, situation.sample, situation.size
     if policy.trend == "off" or situation.launch_seconds <= 0 or not sample.trusted or not size:
         return None
-    samples = situation.history.samples
-    minutes = _minutes(samples if samples and samples[-1].taken >= sample.taken else (*samples, sample))
+    samples = [one for one in situation.history.samples if one.trusted]
+    if not samples or samples[-1].taken < sample.taken:
+        samples.append(sample)
+    minutes = _minutes(samples)
     slope, level, sure = _line(minutes)
     if not sure:
         lately = [load for when, load in minutes if -when < max(MINUTE, min(LEVEL_SECONDS, policy.scale_in_window))]
@@ -174,12 +176,11 @@ def _minutes(samples: Sequence[Sample]) -> list[tuple[float, float]]:
     found: list[tuple[float, float]] = []
     present, total, count = 0.0, 0.0, 0
     for one in samples:
-        if one.trusted:
-            minute = (one.taken - one.seconds / 2) // MINUTE
-            if minute != present and count:
-                found.append((present, total / count))
-                total, count = 0.0, 0
-            present, total, count = minute, total + one.load, count + 1
+        minute = (one.taken - one.seconds / 2) // MINUTE
+        if minute != present and count:
+            found.append((present, total / count))
+            total, count = 0.0, 0
+        present, total, count = minute, total + one.load, count + 1
     found.append((present, total / count))
     return [((minute - present) * MINUTE, load) for minute, load in found]
 

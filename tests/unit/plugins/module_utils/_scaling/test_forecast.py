@@ -214,6 +214,14 @@ def test_a_minute_counts_once_however_often_it_was_read() -> None:
         assert wish is not None and "on average" in wish.text, wish.text
 
 
+def test_a_reading_that_is_trusted_only_the_second_time_counts() -> None:
+    # CloudWatch's minute, read again: the first time nobody could compare it.
+    again = growing([20.0])
+    first = Sample(NOW, 60, 20.0, 0, 0, 32, 4, 1, False)
+    wish = trend(Situation(Policy(), again.sample, History(samples=(first,)), 4, NOW, None, 180.0))
+    assert wish is not None and (wish.desired, "20.0 on average" in wish.text) == (3, True)
+
+
 def test_a_few_minutes_are_no_line() -> None:
     short = trend(growing(STEADY[:7], policy=Policy()))
     assert short is not None and "on average" in short.text
