@@ -54,7 +54,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
 
 # Loads that differ by less are the same mean, summed up otherwise.
 SAME = 1e-9
-# Reasons that a little time alone can end; that of the window ends when its highest wish changes.
+# Reasons that a little time alone can end; that of the window holds while anybody in it wanted so many.
 BY_THE_CLOCK = frozenset(("window_short", "cooldown_out", "cooldown_in"))
 IMAGE = "image"
 GAP = (("missing", "the trace has a gap here"),)
@@ -263,8 +263,7 @@ def simulate(
     fixed = watch is None and not policy.schedule and events is None
     decision: Decision | None = None
     # What the last answer rests on.
-    settled = False
-    held: int | None = None
+    settled = held = False
     reached: tuple[float, ...] = ()
     steps: Sequence[Step] = ()
     while now <= trace.end:
@@ -291,7 +290,7 @@ def simulate(
         if not (
             decision is not None and settled and seen is surveyed and ahead is looked and taken.trusted and abs(taken.load - samples[-1].load) < SAME
             and reached == _reach(now, lead, taken)
-            and (held is None or held == _highest(wishes, now - window))
+            and (not held or _highest(wishes, now - window) >= seen.size)
         ):
             history = History(tuple(wishes), tuple(samples), last_out, last_in)
             fresh = events and replace(events, read=now)
@@ -307,8 +306,11 @@ def simulate(
             surveyed, looked = seen, ahead
             reached = _reach(now, lead, taken)
             codes = {reason.code for reason in decision.reasons}
-            settled = fixed and decision.direction == "none" and not steps and seen.at_rest and BY_THE_CLOCK.isdisjoint(codes)
-            held = _highest(wishes, now - window) if "window" in codes else None
+            held = "window" in codes
+            settled = (
+                fixed and decision.direction == "none" and not steps and seen.at_rest and BY_THE_CLOCK.isdisjoint(codes)
+                and (not held or _highest(wishes, now - window) >= seen.size)
+            )
         wishes.append((now, decision.recommended))
         samples.append(taken)
         if taken.trusted:
@@ -342,8 +344,7 @@ def simulate(
 
 def _reach(now: float, lead: float, taken: Sample) -> tuple[float, ...]:
     """The slots that a forecast looks at, and the minute of the clock to which a trend counts the sample."""
-    until = now + lead + MARGIN
-    return slot_of(now), slot_of(until), slot_of(until + SLOT / 2), (taken.taken - taken.seconds / 2) // 60
+    return slot_of(now), slot_of(now + lead + MARGIN + SLOT / 2), (taken.taken - taken.seconds / 2) // 60
 
 
 def _highest(wishes: Iterable[tuple[float, int]], since: float) -> int:
