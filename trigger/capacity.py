@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -13,9 +14,10 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils import _kep
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import CloudError
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import Fleet, cloud_driver
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings import kept, reader, tiers
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._readings import kept, managed, reader, tiers
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling import capacity
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.tiers import Tier
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import counted
 
 DAY = 86400.0
@@ -39,7 +41,13 @@ def look(fleet: Fleet) -> dict[str, Any]:
     except reader.ReadError as exc:
         failures["database, cache"] = str(exc)
         given = reader.Access("", {}, [])
-    found = tiers.read(given, addresses, before)
+    elsewhere: list[Tier] = []
+    try:
+        elsewhere, silent = managed.read(fleet, given.servers, time.time())
+        failures.update(silent)
+    except reader.ReadError as exc:
+        failures["CloudWatch"] = str(exc)
+    found = tiers.read(given, addresses, before, elsewhere)
     found["failures"].update(failures)
     _kept.write(fleet, kept.TIERS, found)
     return {"tiers": found["tiers"], "failures": found["failures"], "saturated": kept.saturated(fleet, found["taken"])}

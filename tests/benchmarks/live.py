@@ -143,6 +143,37 @@ def compare(
     return decisions, nodes
 
 
+def judge(
+    ledger: Ledger, policy: Policy, begin: float, run: Run, loads: Sequence[int]
+) -> tuple[list[dict], list[dict], list[str]]:
+    """What the ledger says of the minutes from ``begin``, beside the prediction: decisions, nodes in service, and sentences on both."""
+    # A decision looks at what was before it.
+    recorded = list(ledger.recorded(since=begin - policy.lookback - 60))
+    again = replay(policy, recorded)
+    mine = [(row, sample) for row, sample in recorded if row["started"] >= begin]
+    if not mine:
+        raise SystemExit("no check of these minutes is in the ledger: see 'moodle-fleet history'")
+    differ = sum(number >= mine[0][0]["id"] for number, _was, _now in again.differences)
+    live = [
+        (row["started"], row["decision"]["size"], row["decision"]["desired"]) for row, _sample in mine
+        if row["decision"] and row["decision"]["direction"] != "none"
+    ]
+    decisions, nodes = compare(begin, run, live, served(ledger, begin, policy.min_nodes), loads)
+    off = [
+        abs(sample.load - loads[min(len(loads) - 1, int((sample.taken - sample.seconds / 2 - begin) // 60))])
+        for _row, sample in mine if sample.taken - sample.seconds >= begin
+    ]
+    same = sum(row["predicted"] == row["happened"] for row in nodes)
+    launches, _drains = durations(ledger, begin)
+    return decisions, nodes, [
+        f"As many as predicted at {same} of {len(nodes)} moments; {sum(row['predicted'] for row in nodes) / 120:.2f} node-hours predicted, "
+        f"{sum(row['happened'] for row in nodes) / 120:.2f} served.",
+        f"Launches took {', '.join(f'{one:.1f}' for one in launches) or 'no'} s.",
+        f"Load asked for and seen by the checks: {sum(off) / max(1, len(off)):.2f} apart on average.",
+        f"Recorded decisions made again from the ledger: {len(mine) - differ} of {len(mine)} identical.",
+    ]
+
+
 def main(fleet: Fleet, _given: argparse.Namespace) -> None:
     """The benchmark `live`."""
     if not fleet.standin:
@@ -158,8 +189,8 @@ def main(fleet: Fleet, _given: argparse.Namespace) -> None:
             launches, drains = durations(ledger, began)
             # As many as the members themselves say.
             workers = round(last.capacity / last.up) if (last := ledger.last_sample()) and last.up else 0
-            if not workers:
-                raise SystemExit("the last check saw no member in service: see 'moodle-fleet status'")
+            if not workers or not launches:
+                raise SystemExit("the checks before saw no member in service, or no launch: see 'moodle-fleet history'")
             policy = Policy.from_settings({**load(trigger.file).scaling, "workers": workers})
             loads = [round(share * workers) for share in MINUTES]
             # Long enough that nothing of it stands within the windows.
@@ -174,30 +205,9 @@ def main(fleet: Fleet, _given: argparse.Namespace) -> None:
             say(f"  predicted {len(run.decisions)} decisions; the real fleet takes {len(loads)} minutes")
             checks(trigger, begin, 60.0 * len(loads), holders, loads)
             holders.set(0)
-            # A decision looks at what was before it.
-            recorded = list(ledger.recorded(since=begin - policy.lookback - 60))
-            again = replay(policy, recorded)
-            first = min(row["id"] for row, _sample in recorded if row["started"] >= begin)
-            differ = sum(number >= first for number, _was, _now in again.differences)
-            mine = [(row, sample) for row, sample in recorded if row["id"] >= first]
-            live = [
-                (row["started"], row["decision"]["size"], row["decision"]["desired"]) for row, _sample in mine
-                if row["decision"] and row["decision"]["direction"] != "none"
-            ]
-            supply = served(ledger, begin, policy.min_nodes)
-            seen, _gone = durations(ledger, begin)
-    decisions, nodes = compare(begin, run, live, supply, loads)
+            decisions, nodes, notes = judge(ledger, policy, begin, run, loads)
     report("live", f"Decisions: the prediction beside what happened, {fleet.what}", decisions)
-    off = [
-        abs(sample.load - loads[min(len(loads) - 1, int((sample.taken - sample.seconds / 2 - begin) // 60))])
-        for _row, sample in mine if sample.taken - sample.seconds >= begin
-    ]
-    same = sum(row["predicted"] == row["happened"] for row in nodes)
     report("live_nodes", "Nodes in service, every half minute", nodes, [
-        f"As many as predicted at {same} of {len(nodes)} moments; {sum(row['predicted'] for row in nodes) / 120:.2f} node-hours predicted, "
-        f"{sum(row['happened'] for row in nodes) / 120:.2f} served.",
-        f"A launch took {launches[0]:.1f} s before, which was predicted with, and {', '.join(f'{one:.1f}' for one in seen)} s then.",
-        f"Load asked for and seen by the checks: {sum(off) / max(1, len(off)):.2f} apart on average.",
-        f"Recorded decisions made again from the ledger: {len(mine) - differ} of {len(mine)} identical.",
+        *notes, f"Predicted with a launch of {launches[0]:.1f} s, as the one before took.",
         f"{holders.done} requests, {holders.failed} failed. {len(trigger.problems)} checks ended with an error{''.join(trigger.problems[:1])}.",
     ])

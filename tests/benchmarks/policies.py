@@ -2,11 +2,12 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Our policy against documented autoscalers and an oracle, on traces of six shapes.
 
-    scripts/bench policies --seeds 30 [--scaling trend=scale_out,max_step_out=10,max_step_in=auto,max_draining=auto]
+    [taskset -c 0] scripts/bench policies --seeds 30 [--scaling trend=scale_out,max_step_out=10,max_step_in=auto,max_draining=auto]
 
 Under-provisioned time and node-hours of every policy at each of its settings, so that each shows its best curve. Needed at a
 moment: ceil(one-minute load / (workers x 0.85)), at least the minimum. The oracle knows the future (see ``elasticity.oracle``).
 Ours runs the production code, sees no more than the others, and has learnt its weekly shape from the three weeks before.
+``--shapes others`` takes the traces of ``other_traces``, on which nothing was chosen.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import other_traces  # noqa: F401 adds its shapes
 from exam import exam
 from traces import SHAPES, WEEK, WORKERS, generate
 
@@ -37,6 +39,7 @@ DEFAULT = "0.7"
 # Begins on a Monday at 00:00 UTC.
 BEGIN = 345600.0 + 2000 * WEEK * 60
 OURS = "moodle-fleet"
+SIX = ("campus week", "slow growth", "noisy small fleet", "exam storm", "flash crowd", "outage with retry storm")
 STATIC_SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -217,13 +220,14 @@ def main(_fleet: object, given: argparse.Namespace) -> None:
     """The benchmark `policies`."""
     begun = time.monotonic()
     scaling = settings_of(given)
-    unknown = sorted(set(given.shapes) - set(SHAPES))
+    asked = set(SIX if not given.shapes else set(SHAPES) - set(SIX) if given.shapes == ["others"] else given.shapes)
+    unknown = sorted(asked - set(SHAPES))
     if unknown:
-        raise SystemExit(f"--shapes: {unknown[0]!r} is unknown; known: {', '.join(SHAPES)}")
-    shapes = [name for name in SHAPES if not given.shapes or name in given.shapes]
+        raise SystemExit(f"--shapes: {unknown[0]!r} is unknown; known: others, {', '.join(SHAPES)}")
+    shapes = [name for name in SHAPES if name in asked]
     jobs = [(name, seed, launch, given.targets, scaling) for name in shapes for launch in LAUNCHES for seed in range(given.seeds)]
     rows: list[dict[str, Any]] = []
-    with multiprocessing.Pool(os.cpu_count()) as pool:
+    with multiprocessing.Pool(len(os.sched_getaffinity(0))) as pool:
         for found in pool.imap_unordered(others, [(name, rival, given.seeds) for name in shapes for rival in (*rivals.RIVALS, "fixed")]):
             rows += found
         say(f"  the others are done ({time.monotonic() - begun:.0f} s)")

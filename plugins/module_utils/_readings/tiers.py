@@ -90,8 +90,8 @@ def files(addresses: Sequence[str]) -> list[float]:
         return [one for one in pool.map(ask, addresses) if one is not None]
 
 
-def read(given: reader.Access, addresses: Sequence[str], before: Mapping[str, Any]) -> dict[str, Any]:
-    """A reading of all tiers; ``before`` is the last one. What can't be read is named and stands for nothing."""
+def read(given: reader.Access, addresses: Sequence[str], before: Mapping[str, Any], others: Sequence[tiers.Tier] = ()) -> dict[str, Any]:
+    """A reading of all tiers; ``before`` is the last one, ``others`` were read elsewhere. What can't be read is named and stands for nothing."""
     counters: dict[str, dict[str, float]] = {}
     failures: dict[str, str] = {}
     found: list[tiers.Tier] = []
@@ -116,6 +116,7 @@ def read(given: reader.Access, addresses: Sequence[str], before: Mapping[str, An
     waited = files(addresses)
     if waited:
         found.append(tiers.files(waited))
+    found = tiers.together(found, others)
     taken = time.time()
     return {
         "taken": taken, "tiers": [asdict(one) for one in found], "full": tiers.standing(found, taken, before),

@@ -107,8 +107,8 @@ def outlook(
 
 
 def _last(present: int, lead: float) -> int:
-    """The last slot that matters to any check within the present one."""
-    return slot_of(present + SLOT + lead + MARGIN)
+    """The last slot that matters to any check within the present one; the recommender looks half a slot further than the launch."""
+    return slot_of(present + SLOT + lead + MARGIN + SLOT / 2)
 
 
 def _factor(slots: Mapping[int, float], past: Iterable[int], back: int) -> float:

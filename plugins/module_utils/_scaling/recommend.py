@@ -69,13 +69,15 @@ class Situation:
 
 # Share of the workers that may be busy at any minute: beyond it waiting grows steeply, whatever the target is.
 LIMIT = 0.85
-# A trend: from so many seconds, at least so many samples, how many standard errors it must stand out by, and how many times the
-# present load it may foresee; more than that is for the next check to see. A swing: between samples so many seconds apart.
-TREND_SECONDS = 300.0
-TREND_FEWEST = 4
-SWING_APART = 55.0
-TREND_SURE = 4.0
+# A trend and a swing: from at least so many minutes (chance makes a line of fewer often enough, and a step is half of them), how many standard
+# errors growth must stand out by, and how many times the present load it may foresee; more than that is for the next check to see. Without
+# growth the mean of the last minutes counts. A surge needs fewer minutes before it.
+TREND_FEWEST = 8
+SURGE_FEWEST = 4
+LEVEL_SECONDS = 300.0
+TREND_SURE = 5.0
 TREND_MOST = 1.5
+MINUTE = 60.0
 # What a run of scale.yml takes at most that waits for new nodes, with the time until the next check.
 RUN_SECONDS = 75.0
 TOLD = " (only told, as the policy says)"
@@ -85,8 +87,7 @@ EVENTS_AHEAD = RUN_SECONDS + MARGIN
 # Events that were read longer ago may have been moved since: that is told. They count all the same.
 EVENTS_STALE = 3600.0
 EVENTS_NAMED = 3
-# A surge: so much more than so many seconds ago.
-SURGE_SECONDS = 60.0
+# A surge: so much more than a minute ago.
 SURGE_SHARE = 0.2
 
 Recommender = Callable[[Situation], Optional[Wish]]  # noqa: UP045 evaluated, also by Python 3.9
@@ -128,30 +129,29 @@ def schedule(situation: Situation) -> Wish | None:
     return Wish("schedule", best.nodes, text, floor=True)
 
 
-def trend_counts(policy: Policy, sample: Sample) -> bool:
-    """Whether a trend may add nodes now. Within the dead band noise looks like growth often enough; once those that serve are beyond it,
-    growth says how far."""
-    return policy.trend == "scale_out" or policy.trend == "growth" and sample.load > policy.scale_out_above * sample.capacity
-
-
 def trend(situation: Situation) -> Wish | None:
-    """Where the load will be when a node launched now serves, with its usual swing: that must find room. Only adds nodes.
+    """Where the load will be when a node launched now serves, with its usual swing: that must find room. Only adds or keeps nodes.
 
-    A straight line through the last minutes goes on where it rises clearly; the swing is twice the deviation that one minute
-    has from the next, in the last quarter of an hour. Its room are the workers up to :data:`LIMIT`.
+    A straight line through the minutes of the last quarter of an hour goes on where it rises clearly; the swing is twice the deviation
+    that one minute has from the next. Its room are the workers up to :data:`LIMIT`. Growth may add nodes; swing looks like growth often
+    enough, so unless the policy says otherwise it only keeps them.
     """
     policy, sample, size = situation.policy, situation.sample, situation.size
     if policy.trend == "off" or situation.launch_seconds <= 0 or not sample.trusted or not size:
         return None
-    seen = [(one.taken - sample.taken, one.load) for one in situation.history.samples if one.trusted]
-    if not seen or seen[-1][0] < 0:
-        seen.append((0.0, sample.load))
-    slope, level, sure = _line([point for point in seen if point[0] >= -TREND_SECONDS])
-    swing = _swing(seen)
-    rise = _surge(seen, sample.load)
+    samples = [one for one in situation.history.samples if one.trusted]
+    if not samples or samples[-1].taken < sample.taken:
+        samples.append(sample)
+    minutes = _minutes(samples)
+    slope, level, sure = _line(minutes)
+    if not sure:
+        lately = [load for when, load in minutes if -when < max(MINUTE, min(LEVEL_SECONDS, policy.scale_in_window))]
+        level = sum(lately) / len(lately)
+    swing = _swing([load for _when, load in minutes])
+    rise = _surge([load for when, load in minutes if when < 0], sample.load)
     if rise > 0:
         # Too new for a line: who comes within two minutes of an exam's start came half by now.
-        slope, level, swing, sure = rise / SURGE_SECONDS, sample.load, 0.0, True
+        slope, level, swing, sure = rise / MINUTE, sample.load, 0.0, True
     # What is launched now has to do until what the next check launches serves, and that check waits for this one's run.
     lead = situation.launch_seconds + RUN_SECONDS
     ahead = min(level + slope * lead, TREND_MOST * sample.load) if sure else level
@@ -162,14 +162,32 @@ def trend(situation: Situation) -> Wish | None:
         f"{grows} within {lead:.0f} s, give or take {2 * swing:.1f}, "
         f"within {LIMIT:.0%} of the workers: {counted(wanted)}"
     )
-    advice = not trend_counts(policy, sample) or policy.trend == "growth" and not sure
-    return Wish("trend", wanted, text + (TOLD if advice else ""), advice=advice)
+    if policy.trend == "recommend":
+        return Wish("trend", wanted, text + TOLD, advice=True)
+    # A leap says how far to go, not whether: those that serve must be beyond the dead band.
+    adds = sure and (rise <= 0 or sample.load > policy.scale_out_above * sample.capacity)
+    if policy.trend == "growth" and not adds and wanted > size:
+        wanted, text = size, f"{text} (no growth, so it only keeps those that are there)"
+    return Wish("trend", wanted, text)
 
 
-def _surge(seen: Sequence[tuple[float, float]], load: float) -> float:
-    """By how much the load rose within a minute, where that stands out of the quarter of an hour before; else 0."""
-    before = [one for when, one in seen if when <= -SURGE_SECONDS]
-    if len(before) < TREND_FEWEST:
+def _minutes(samples: Sequence[Sample]) -> list[tuple[float, float]]:
+    """(seconds before the last one, mean load) of each minute of the clock: samples within one are too much alike to count each."""
+    found: list[tuple[float, float]] = []
+    present, total, count = 0.0, 0.0, 0
+    for one in samples:
+        minute = (one.taken - one.seconds / 2) // MINUTE
+        if minute != present and count:
+            found.append((present, total / count))
+            total, count = 0.0, 0
+        present, total, count = minute, total + one.load, count + 1
+    found.append((present, total / count))
+    return [((minute - present) * MINUTE, load) for minute, load in found]
+
+
+def _surge(before: Sequence[float], load: float) -> float:
+    """By how much the load rose since the minute before, where that stands out of the quarter of an hour before; else 0."""
+    if len(before) < SURGE_FEWEST:
         return 0.0
     # Cheap first: most minutes are none.
     rise = load - before[-1]
@@ -181,7 +199,7 @@ def _surge(seen: Sequence[tuple[float, float]], load: float) -> float:
 
 
 def _line(seen: Sequence[tuple[float, float]]) -> tuple[float, float, bool]:
-    """Least squares: (slope a second, level at time 0, whether it surely rises); where it does not, the level is the mean."""
+    """Least squares: (slope a second, level at time 0, whether it surely rises)."""
     count = len(seen)
     mean = sum([load for _when, load in seen]) / count
     if count < TREND_FEWEST:
@@ -197,14 +215,9 @@ def _line(seen: Sequence[tuple[float, float]]) -> tuple[float, float, bool]:
     return slope, mean - slope * middle, True
 
 
-def _swing(seen: Sequence[tuple[float, float]]) -> float:
+def _swing(loads: Sequence[float]) -> float:
     """Standard deviation of a minute's load, from the differences between minutes: medians, so that a step is no swing."""
-    changes: list[float] = []
-    last, later = seen[-1]
-    for when, load in reversed(seen):
-        if last - when >= SWING_APART:
-            changes.append(later - load)
-            last, later = when, load
+    changes = [after - before for before, after in zip(loads, loads[1:])]
     if len(changes) < TREND_FEWEST:
         return 0.0
     usual = median(changes)
@@ -218,7 +231,8 @@ def forecast(situation: Situation) -> Wish | None:
     if seen is None or policy.forecast == "off":
         return None
     until = situation.now + situation.launch_seconds + MARGIN
-    loads = [load for begin, load in seen.points if begin < until and begin + seen.seconds > situation.now]
+    # A mean of five minutes hides when within them the load rose: at their end it is as near to the next one's.
+    loads = [load for begin, load in seen.points if begin < until + seen.seconds / 2 and begin + seen.seconds > situation.now]
     if not loads:
         return None
     load = max(loads)

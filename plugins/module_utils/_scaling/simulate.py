@@ -15,12 +15,14 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.decide import decide
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.events import Foreseen
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import (
     MARGIN,
+    SLOT,
     launch_seconds,
     outlook,
     slot_of,
@@ -31,7 +33,6 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.re
     RECOMMENDERS,
     Recommender,
     trend,
-    trend_counts,
 )
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import (
     TAG_LAUNCH,
@@ -53,8 +54,8 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
 
 # Loads that differ by less are the same mean, summed up otherwise.
 SAME = 1e-9
-# Reasons that a little time alone can end.
-BY_THE_CLOCK = frozenset(("window", "window_short", "cooldown_out", "cooldown_in"))
+# Reasons that a little time alone can end; that of the window holds while anybody in it wanted so many.
+BY_THE_CLOCK = frozenset(("window_short", "cooldown_out", "cooldown_in"))
 IMAGE = "image"
 GAP = (("missing", "the trace has a gap here"),)
 
@@ -249,17 +250,22 @@ def simulate(
     outlooks: list[tuple[float, float]] = []
     lead, measured = launch_seconds(policy, ()), -1
     seen: Survey | None = None
+    surveyed: Survey | None = None
     ahead: Outlook | None = None
+    looked: Outlook | None = None
     key: tuple[int, float] | None = None
     checks, previous = 0, trace.begin
     now = trace.begin + model.interval
     workers, interval, lag = policy.workers, model.interval, model.metric_lag
     # What is only told changes no count, and takes half of the time.
-    silent = [one for one in recommenders if watch is not None or one is not trend]
+    silent = [one for one in recommenders if watch is not None or one is not trend or policy.trend in ("growth", "scale_out")]
     # Where nothing goes by the clock alone, the same load and the same nodes get the same answer: most of the checks within a minute.
-    fixed = len(silent) < len(recommenders) and not policy.schedule and events is None
+    fixed = watch is None and not policy.schedule and events is None
     decision: Decision | None = None
-    decided: tuple[Survey, Outlook | None, tuple[int, int]] | None = None
+    # What the last answer rests on.
+    settled = held = False
+    reached: tuple[float, ...] = ()
+    steps: Sequence[Step] = ()
     while now <= trace.end:
         world.pass_time(now)
         taken = _sample(trace, previous, now, lag, world.serving, workers, model.service_seconds)
@@ -281,28 +287,30 @@ def simulate(
             wishes.popleft()
         while samples and samples[0].taken < now - lookback:
             samples.popleft()
-        history = History(tuple(wishes), tuple(samples), last_out, last_in)
-        fresh = events and replace(events, read=now)
-        counting = recommenders if trend_counts(policy, taken) else silent
-        reached = slot_of(now), slot_of(now + lead + MARGIN)
         if not (
-            fixed and counting is silent and decision is not None and taken.trusted and abs(taken.load - samples[-1].load) < SAME
-            and decided is not None and decided[0] is seen and decided[1] is ahead and decided[2] == reached
-            and decision.direction == "none" and BY_THE_CLOCK.isdisjoint([reason.code for reason in decision.reasons])
+            decision is not None and settled and seen is surveyed and ahead is looked and taken.trusted and abs(taken.load - samples[-1].load) < SAME
+            and reached == _reach(now, lead, taken)
+            and (not held or _highest(wishes, now - window) >= seen.size)
         ):
-            decision = decide(
-                policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh, recommenders=counting
+            history = History(tuple(wishes), tuple(samples), last_out, last_in)
+            fresh = events and replace(events, read=now)
+            ask = partial(decide, policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh)
+            decision = ask(recommenders=silent)
+            if decision.direction != "none" and len(silent) < len(recommenders):
+                # Now somebody reads the reasons.
+                decision = ask(recommenders=recommenders)
+            steps = plan(
+                policy, decision, seen, now, token=f"t{checks}", image=IMAGE, zones=("a", "b"),
+                launch_seconds=lead if world.launch_times else 0.0,
+            ).steps
+            surveyed, looked = seen, ahead
+            reached = _reach(now, lead, taken)
+            codes = {reason.code for reason in decision.reasons}
+            held = "window" in codes
+            settled = (
+                fixed and decision.direction == "none" and not steps and seen.at_rest and BY_THE_CLOCK.isdisjoint(codes)
+                and (not held or _highest(wishes, now - window) >= seen.size)
             )
-            decided = seen, ahead, reached
-        if decision.direction != "none" and counting is silent and len(silent) < len(recommenders):
-            # Now somebody reads the reasons.
-            decision = decide(
-                policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh, recommenders=recommenders
-            )
-        steps = plan(
-            policy, decision, seen, now, token=f"t{checks}", image=IMAGE, zones=("a", "b"),
-            launch_seconds=lead if world.launch_times else 0.0,
-        ).steps
         wishes.append((now, decision.recommended))
         samples.append(taken)
         if taken.trusted:
@@ -332,6 +340,16 @@ def simulate(
     return Run(
         world.supply, (world.seconds + left) / 3600, checks, decisions, world.launched, world.failed, outlooks
     )
+
+
+def _reach(now: float, lead: float, taken: Sample) -> tuple[float, ...]:
+    """The slots that a forecast looks at, and the minute of the clock to which a trend counts the sample."""
+    return slot_of(now), slot_of(now + lead + MARGIN + SLOT / 2), (taken.taken - taken.seconds / 2) // 60
+
+
+def _highest(wishes: Iterable[tuple[float, int]], since: float) -> int:
+    """The highest wish of a window."""
+    return max([count for when, count in wishes if when >= since], default=0)
 
 
 def _sample(

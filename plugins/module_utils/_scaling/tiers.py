@@ -17,6 +17,7 @@ LOCKED_PER_CPU = 1.0
 REDIS_CPU = 0.9
 REDIS_MEMORY = 0.95
 FILES_SECONDS = 0.5
+MANAGED = 0.9
 # What was seen once may be over by now.
 STANDING = 20.0
 # A reading of this age says nothing of now.
@@ -68,6 +69,21 @@ def files(seconds: Sequence[float]) -> Tier:
     """The shared files by how long they take to answer, as each web node sees it. The median: one slow node is no slow store."""
     usual = median(seconds)
     return Tier("files", usual / FILES_SECONDS, f"the shared files answer in {usual:.2f} s")
+
+
+def managed(name: str, minutes: Sequence[float], unit: str) -> Tier:
+    """A service that AWS runs, by percentages of its last minutes, of which the lowest counts: one busy minute is no limit."""
+    percent = min(minutes)
+    return Tier(name, percent / 100 / MANAGED, f"{percent:.0f}% {unit}, says CloudWatch")
+
+
+def together(own: Iterable[Tier], others: Iterable[Tier]) -> list[Tier]:
+    """One tier for each name: the one that is nearer to its limit."""
+    found: dict[str, Tier] = {}
+    for one in (*own, *others):
+        if one.name not in found or one.share > found[one.name].share:
+            found[one.name] = one
+    return list(found.values())
 
 
 def _seconds(now: Mapping[str, float], before: Mapping[str, float] | None) -> float:

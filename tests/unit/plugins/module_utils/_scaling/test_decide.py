@@ -95,20 +95,22 @@ def surging(size: int, load: float) -> History:
     return History(QUIET.recommended, calm)
 
 
-def test_a_trend_is_told_and_counts_only_where_the_policy_lets_it() -> None:
+def test_a_trend_counts_as_the_policy_lets_it() -> None:
     history = surging(4, 12.0)  # 75 %, within the dead band
-    told = decided(4, 12.0, history=history, launch_seconds=180.0)
-    assert (told.desired, told.recommended, told.direction) == (4, 4, "none")
+    kept = decided(4, 12.0, history=history, launch_seconds=180.0)
+    assert (kept.desired, kept.recommended, kept.direction) == (4, 4, "none")
+    told = decided(4, 12.0, Policy(max_nodes=20, trend="recommend"), history=history, launch_seconds=180.0)
+    assert (told.desired, told.recommended) == (4, 4)
     assert next(reason for reason in told.reasons if reason.code == "trend").desired == 6
     off = decided(4, 12.0, Policy(max_nodes=20, trend="off"), history=history, launch_seconds=180.0)
     assert "trend" not in codes(off)
     counts = decided(4, 12.0, Policy(max_nodes=20, trend="scale_out"), history=history, launch_seconds=180.0)
     assert (counts.desired, counts.recommended) == (6, 6)
-    # Where those that serve are beyond the dead band, growth may say how far they have to grow.
+    # Where those that serve are beyond the dead band, a leap may say how far they have to grow.
     grown = decided(4, 13.0, history=surging(4, 13.0), launch_seconds=180.0)
     assert grown.desired == 6 > decided(4, 13.0, Policy(max_nodes=20, trend="recommend"), history=surging(4, 13.0), launch_seconds=180.0).desired
-    # Nor does what is only told keep a node that nothing else wants.
-    assert decided(8, 12.0, history=surging(8, 12.0), launch_seconds=180.0).direction == "in"
+    # What is only told keeps no node that nothing else wants.
+    assert decided(8, 12.0, Policy(max_nodes=20, trend="recommend"), history=surging(8, 12.0), launch_seconds=180.0).direction == "in"
 
 
 def test_larger_steps_in_are_a_matter_of_policy() -> None:

@@ -166,10 +166,11 @@ def test_a_forecast_is_only_told_until_it_knows_two_weeks() -> None:
     assert forecast(situation(Policy(forecast="off"))) is None
 
 
-def test_a_forecast_looks_no_further_than_a_launch_takes() -> None:
-    far = situation(Policy(), points=((NOW - 30, 10.0), (NOW + 301, 60.0)))
-    wish = forecast(far)
-    assert wish is not None and wish.desired == 2
+def test_a_forecast_looks_half_a_slot_further_than_a_launch_takes() -> None:
+    # 240 s until a launch is done, 60 s until the next check, 150 s by which a mean of five minutes hides when the load rose.
+    for begin, desired in ((NOW + 451, 2), (NOW + 449, 11)):
+        wish = forecast(situation(Policy(), points=((NOW - 30, 10.0), (begin, 60.0))))
+        assert wish is not None and wish.desired == desired
 
 
 def test_a_forecast_has_the_same_dead_band_as_the_load() -> None:
@@ -188,28 +189,60 @@ def growing(loads: list[float], size: int = 4, apart: float = 60.0, launch: floa
     return Situation(policy, last, History(samples=samples[:-1]), size, NOW, None, launch)
 
 
+# 1.5 more each minute, up to 24 of 32 workers, which is within the dead band.
+STEADY = [10.5 + 1.5 * minute for minute in range(10)]
+
+
 def test_a_steady_growth_goes_on_while_a_node_is_launched() -> None:
-    wish = trend(growing([18.0, 19.5, 21.0, 22.5, 24.0]))
+    wish = trend(growing(STEADY))
     # 24 + 1.5 a minute for (180 + 75) s = 30.4, in 85 % of 8 workers each.
     assert wish is not None and wish.desired == math.ceil((24 + 1.5 * 255 / 60) / 6.8)
     assert wish.desired == 5 and not wish.advice
-    told = trend(growing([18.0, 19.5, 21.0, 22.5, 24.0], policy=Policy(trend="recommend")))
+    told = trend(growing(STEADY, policy=Policy(trend="recommend")))
     assert told is not None and (told.desired, told.advice) == (5, True)
     assert "only told" in told.text
-    assert trend(growing([18.0, 19.5, 21.0, 22.5, 24.0], policy=Policy(trend="off"))) is None
+    assert trend(growing(STEADY, policy=Policy(trend="off"))) is None
+
+
+def test_a_minute_counts_once_however_often_it_was_read() -> None:
+    # Ten minutes of noise, each read four times: forty points would look like a line.
+    minutes = [20.0, 20.1, 19.9, 20.0, 20.1, 20.0, 19.9, 20.0, 22.0, 22.0]
+    often = growing([load for load in minutes for _reading in range(4)], apart=15.0, policy=Policy())
+    once = growing(minutes, policy=Policy())
+    for seen in (often, once):
+        wish = trend(seen)
+        assert wish is not None and "on average" in wish.text, wish.text
+
+
+def test_a_reading_that_is_trusted_only_the_second_time_counts() -> None:
+    # CloudWatch's minute, read again: the first time nobody could compare it.
+    again = growing([20.0])
+    first = Sample(NOW, 60, 20.0, 0, 0, 32, 4, 1, False)
+    wish = trend(Situation(Policy(), again.sample, History(samples=(first,)), 4, NOW, None, 180.0))
+    assert wish is not None and (wish.desired, "20.0 on average" in wish.text) == (3, True)
+
+
+def test_a_few_minutes_are_no_line() -> None:
+    short = trend(growing(STEADY[:7], policy=Policy()))
+    assert short is not None and "on average" in short.text
+    long = trend(growing(STEADY[:8], policy=Policy()))
+    assert long is not None and "grows by 1.5 a minute" in long.text
 
 
 @pytest.mark.parametrize(
-    ("loads", "advice"),
+    ("loads", "size", "desired"),
     [
-        ([21.0, 22.5, 24.0, 25.5, 27.0], False),  # 84 % of the workers, and it surely grows
-        ([18.0, 19.5, 21.0, 22.5, 24.0], True),  # it grows as well, but within the dead band
-        ([27.0, 28.0, 26.0, 27.0, 28.0, 26.0, 27.0], True),  # beyond it, but no growth
+        (STEADY, 4, 5),  # it surely grows, so it adds, within the dead band as well
+        ([26.0, 30.0, 22.0, 25.0, 31.0, 23.0, 27.0, 21.0, 29.0, 26.0, 24.0, 28.0], 4, 4),  # swing would like 6, but adds none
+        ([26.0, 30.0, 22.0, 25.0, 31.0, 23.0, 27.0, 21.0, 29.0, 26.0, 24.0, 28.0], 7, 6),  # and keeps those that it needs
+        ([10.0, 10.5, 9.5, 10.0, 10.2, 9.8, 10.0, 24.0], 4, 4),  # a leap within the dead band
+        ([10.0, 10.5, 9.5, 10.0, 10.2, 9.8, 10.0, 26.0], 4, 6),  # and beyond it
     ],
 )
-def test_by_default_only_sure_growth_beyond_the_dead_band_counts(loads: list[float], advice: bool) -> None:
-    wish = trend(growing(loads, policy=Policy()))
-    assert wish is not None and wish.advice is advice
+def test_by_default_growth_adds_nodes_and_swing_keeps_them(loads: list[float], size: int, desired: int) -> None:
+    wish = trend(growing(loads, size=size, policy=Policy()))
+    assert wish is not None and (wish.desired, wish.advice) == (desired, False), wish.text
+    assert ("only keeps" in wish.text) == (wish.desired == size)
 
 
 def test_noise_and_a_fall_are_no_growth() -> None:
@@ -217,6 +250,11 @@ def test_noise_and_a_fall_are_no_growth() -> None:
     assert flat is not None and flat.desired <= 4
     fall = trend(growing([160.0] * 10 + [10.0, 10.0, 10.0], size=29))
     assert fall is not None and fall.desired <= 24
+    over = trend(growing([160.0] * 10 + [10.0] * 5, size=29))
+    assert over is not None and over.desired == 2
+    # Who lets a fleet shrink after a minute is not held back by the five before.
+    quick = trend(growing([160.0] * 12 + [10.0] * 2, size=29, policy=Policy(scale_in_window=60)))
+    assert quick is not None and quick.desired == 2
 
 
 def test_the_usual_swing_needs_room() -> None:
@@ -233,13 +271,13 @@ def test_a_surge_is_answered_at_its_first_sample_and_bounded() -> None:
 
 
 def test_without_launch_times_or_trust_there_is_no_trend() -> None:
-    assert trend(growing([18.0, 19.5, 21.0, 22.5, 24.0], launch=0.0)) is None
-    assert trend(growing([18.0, 19.5, 21.0, 22.5, 24.0], trusted=False)) is None
+    assert trend(growing(STEADY, launch=0.0)) is None
+    assert trend(growing(STEADY, trusted=False)) is None
     assert trend(growing([18.0, 19.5, 21.0], size=0)) is None
 
 
 @pytest.mark.parametrize("lead", [0.0, 40.0, 241.0, 300.0, 899.0])
 def test_the_slots_reach_as_far_as_the_last_check_of_a_slot_looks(lead: float) -> None:
     slots = weeks_of(NOW, 4)
-    last_moment = slot_of(NOW) + SLOT - 1 + lead + 60
+    last_moment = slot_of(NOW) + SLOT - 1 + lead + 60 + SLOT / 2
     assert ahead(NOW, slots, lead).points[-1][0] <= last_moment < ahead(NOW, slots, lead).points[-1][0] + SLOT

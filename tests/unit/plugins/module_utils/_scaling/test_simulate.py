@@ -137,6 +137,18 @@ def test_a_survey_that_is_used_again_changes_nothing(monkeypatch: pytest.MonkeyP
     assert simulate(POLICY, trace, Model(node_life=40.0)) == fast
 
 
+@pytest.mark.parametrize("how", ["growth", "scale_out", "recommend", "off"])
+def test_answers_that_are_used_again_change_nothing(how: str) -> None:
+    chance = random.Random(7)
+    trace = Trace(BEGIN, [day(minute) * chance.uniform(0.9, 1.1) for minute in range(2880)])
+    policy = dataclasses.replace(DEFAULT, trend=how)
+    # Who watches sees every check decided.
+    quick, whole = simulate(policy, trace), simulate(policy, trace, watch=lambda *_seen: None)
+    assert quick.supply == whole.supply
+    assert [(one.time, one.decision) for one in quick.decisions] == [(one.time, one.decision) for one in whole.decisions]
+    assert (quick.checks, quick.node_hours) == (whole.checks, whole.node_hours)
+
+
 def test_the_forecast_is_there_before_an_exam_that_comes_every_week() -> None:
     week = [10.0] * (9 * 60) + [100.0] * 60 + [10.0] * (14 * 60)
     slots = {int(BEGIN) - back * 7 * 86400 + SLOT * i: week[5 * i] for back in (1, 2, 3) for i in range(288)}
