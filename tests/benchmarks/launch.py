@@ -130,7 +130,7 @@ def main(fleet: Fleet, given: argparse.Namespace) -> None:
         trigger = Trigger(fleet, Path(folder), max_nodes=2 + max(COUNTS))
         for count in COUNTS:
             hand, collection = [], []
-            rounds = max(1, min(given.rounds, 5) // count) if count > 1 else min(given.rounds, 5)
+            rounds = min(given.rounds, 3 if count > 1 else 5)
             for number in range(rounds):
                 say(f"  {count} node(s), round {number + 1} of {rounds} …")
                 # The node whose configuration is copied: those of the beginning may be gone by now.
