@@ -12,8 +12,10 @@ import math
 import random
 from collections.abc import Sequence
 
-from traces import HISTORY_WEEKS, WEEK, campus, noisy, shape
+from traces import HISTORY_WEEKS, SHAPES, WEEK, campus, noisy, shape
 
+# Those of the goals; the ones below come on top.
+SIX = tuple(SHAPES)
 DAY = 1440
 BEGIN = HISTORY_WEEKS * WEEK
 

@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import other_traces  # noqa: F401 adds its shapes
 from exam import exam
+from other_traces import SIX
 from traces import SHAPES, WEEK, WORKERS, generate
 
 import rivals
@@ -39,7 +39,6 @@ DEFAULT = "0.7"
 # Begins on a Monday at 00:00 UTC.
 BEGIN = 345600.0 + 2000 * WEEK * 60
 OURS = "moodle-fleet"
-SIX = ("campus week", "slow growth", "noisy small fleet", "exam storm", "flash crowd", "outage with retry storm")
 STATIC_SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
