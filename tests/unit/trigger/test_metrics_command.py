@@ -106,7 +106,9 @@ def test_the_endpoint_answers_anew_and_ends_cleanly(fleet: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen([sys.executable, "-m", "ansible_collections.elearning.moodle_fleet.trigger", "--fleet", str(fleet),
-                                "metrics", "--listen", f"127.0.0.1:{port}"], stderr=subprocess.PIPE, text=True)
+                                "metrics", "--listen", f"127.0.0.1:{port}"], stderr=subprocess.PIPE, text=True,
+                               # Whoever runs the tests in the background has it ignored.
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
     def get(path: str) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
