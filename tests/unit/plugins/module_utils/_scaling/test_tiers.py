@@ -117,3 +117,17 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert kept.saturated(fleet(tmp_path), NOW + 31) == {"cache": "by cache"}
     assert [path.name for path in tmp_path.iterdir()] == [kept.TIERS]
     assert (tmp_path / kept.TIERS).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_service_that_aws_runs_is_as_full_as_its_calmer_minute() -> None:
+    assert tiers.managed("database", [99.0, 20.0], "of its CPUs").share == pytest.approx(0.2 / 0.9)
+    assert tiers.managed("database", [99.0, 95.0], "of its CPUs") == tiers.Tier("database", 0.95 / 0.9, "95% of its CPUs, says CloudWatch")
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_a_tier_is_as_full_as_the_fullest_that_is_known_of_it(turn: int) -> None:
+    calm, full = tiers.Tier("database", 0.2, "calm"), tiers.Tier("database", 1.1, "full")
+    cache = tiers.Tier("cache", 0.5, "the other")
+    one, other = (calm, full)[::turn]
+    assert tiers.together([one, cache], [other]) == [full, cache]
+    assert tiers.together([], []) == []
