@@ -54,9 +54,11 @@ def plan(
         return Plan((), ("scaling is paused, nothing is done",))
     if survey.at_rest and decision.desired == survey.size:
         return Plan()
+    # Of a step that was cut nobody waits for the nodes, quick as they may be: the next check launches the rest.
+    part = any(reason.code == "step_out" for reason in decision.reasons)
     if survey.serving < policy.min_nodes:
-        launch_seconds = 0.0  # no time to lose: the run joins them at the first moment
-    later = bool(image) and launch_seconds > PATIENCE
+        launch_seconds, part = 0.0, False  # no time to lose: the run joins them at the first moment
+    later = bool(image) and (part or launch_seconds > PATIENCE)
     steps = _launches(policy, decision, survey, token, image, release, zones, later)
     notes: list[str] = []
     if survey.members_known:

@@ -172,6 +172,15 @@ def test_a_run_does_not_wait_for_nodes_that_take_long() -> None:
         assert joins or found.notes == ("x is expected in 80 s, and joins as soon as it is healthy",)
 
 
+def test_a_run_does_not_wait_for_a_part_of_what_is_wanted() -> None:
+    capped = (Reason("step_out", "one step doubles at most", 4),)
+    for serve, image, later in ((2, "i", True), (2, "", False), (1, "i", False)):
+        nodes, members = serving(2)
+        seen = survey(POLICY, nodes, members[:serve], NOW)
+        found = plan(POLICY, Decision(4, "out", 2, 6, True, capped), seen, NOW, token="t", image=image, launch_seconds=12.0).steps[0]
+        assert (found.action, found.later) == ("launch", later), (serve, image)
+
+
 def test_one_node_drains_at_a_time() -> None:
     nodes, members = serving(5)
     assert steps(planned(4, nodes, members)) == [("drain", "n0")]
