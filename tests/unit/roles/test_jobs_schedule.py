@@ -64,7 +64,7 @@ class World:
     bad=st.sets(st.integers(0, 39), max_size=10),
     limits=st.builds(Limits, workers=st.integers(1, 4), long_runs=st.integers(0, 6), tenant_runs=st.integers(1, 3)),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_bounds_hold_and_everybody_gets_a_turn(count, seconds, bad, limits):
     def take(name, _now):
         return seconds.get(int(name[1:]), 0.3)
@@ -78,7 +78,7 @@ def test_the_bounds_hold_and_everybody_gets_a_turn(count, seconds, bad, limits):
 
 
 @given(st.integers(1, 60), st.floats(0.05, 0.8))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_tenant_has_its_minute(count, busy):
     """While the work fits the workers, each starts about once a minute, at its own second."""
     take = busy * LIMITS.workers * 60 / count
@@ -92,7 +92,7 @@ def test_every_tenant_has_its_minute(count, busy):
 
 
 @given(st.integers(1, 5), st.integers(2, 4))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_ten_minute_tasks_starve_nobody(heavy, workers):
     """As many neighbours with ten-minute tasks as there is room for, and one more: the others hardly notice."""
     limits = Limits(workers=workers, long_runs=4)

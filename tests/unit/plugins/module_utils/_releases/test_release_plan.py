@@ -171,7 +171,7 @@ def attempt(model: Model) -> None:
 FAULTS = st.sampled_from(["", "", "", "kill before", "kill after", "fail", "fail after"])
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(st.booleans(), st.booleans(), st.lists(FAULTS, max_size=40), st.integers(1, 12))
 def test_whatever_happens_a_tenant_arrives_and_never_meets_the_wrong_code(closed: bool, jobs: bool, faults: list[str], runs: int) -> None:
     model = Model(closed, jobs, faults)
@@ -189,7 +189,7 @@ def test_whatever_happens_a_tenant_arrives_and_never_meets_the_wrong_code(closed
     assert model.done == before, "a run with nothing to do does nothing"
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.booleans(), st.booleans(), st.integers(0, 12))
 def test_a_tenant_whose_upgrade_always_fails_is_back_as_it_was(closed: bool, jobs: bool, kill: int) -> None:
     class Broken(Model):

@@ -152,7 +152,7 @@ def played(curve: Curve, workers: int, number: int = 2000, noise: float = 0.0, n
 
 
 @given(st.floats(0.05, 1.0), st.floats(0.0, 0.2), st.floats(0.0, 0.7), st.integers(4, 32))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @example(0.2, 0.1, 0.0, 8)
 @example(0.2, 0.0, 0.0, 8)
 def test_a_curve_is_found_again(alone: float, sigma: float, bend: float, workers: int) -> None:
@@ -193,7 +193,7 @@ def test_what_cannot_be_told_is_not_told() -> None:
 
 
 @given(CURVES, st.integers(1, 64), st.integers(1, 40), st.floats(0.0, 5.0))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_wanted_wait_is_kept_and_nothing_is_given_away(curve: Curve, workers: int, nodes: int, wait: float) -> None:
     best = capacity.capacity(curve, workers, nodes, wait)
     assert 0 < best.busy <= workers and best.rate == pytest.approx(best.busy / curve.seconds(best.busy))
