@@ -54,8 +54,8 @@ def plan(
         return Plan((), ("scaling is paused, nothing is done",))
     if survey.at_rest and decision.desired == survey.size:
         return Plan()
-    # Of a step that was cut nobody waits for the nodes, quick as they may be: the next check launches the rest.
-    part = any(reason.code == "step_out" for reason in decision.reasons)
+    # Of a step that was cut nobody waits for the nodes, quick as they may be: the next check launches the rest, if there is room for more.
+    part = decision.desired < policy.max_nodes and any(reason.code == "step_out" for reason in decision.reasons)
     if survey.serving < policy.min_nodes:
         launch_seconds, part = 0.0, False  # no time to lose: the run joins them at the first moment
     later = bool(image) and (part or launch_seconds > PATIENCE)

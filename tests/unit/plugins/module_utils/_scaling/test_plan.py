@@ -174,11 +174,11 @@ def test_a_run_does_not_wait_for_nodes_that_take_long() -> None:
 
 def test_a_run_does_not_wait_for_a_part_of_what_is_wanted() -> None:
     capped = (Reason("step_out", "one step doubles at most", 4),)
-    for serve, image, later in ((2, "i", True), (2, "", False), (1, "i", False)):
-        nodes, members = serving(2)
-        seen = survey(POLICY, nodes, members[:serve], NOW)
-        found = plan(POLICY, Decision(4, "out", 2, 6, True, capped), seen, NOW, token="t", image=image, launch_seconds=12.0).steps[0]
-        assert (found.action, found.later) == ("launch", later), (serve, image)
+    for serve, image, most, later in ((2, "i", 6, True), (2, "", 6, False), (1, "i", 6, False), (2, "i", 4, False)):
+        policy, (nodes, members) = Policy(max_nodes=most), serving(2)
+        seen = survey(policy, nodes, members[:serve], NOW)
+        found = plan(policy, Decision(4, "out", 2, 6, True, capped), seen, NOW, token="t", image=image, launch_seconds=12.0).steps[0]
+        assert (found.action, found.later) == ("launch", later), (serve, image, most)
 
 
 def test_one_node_drains_at_a_time() -> None:
