@@ -171,8 +171,10 @@ def test_the_lock_of_a_dead_request_is_taken_over_and_no_other(fleet: LocalFleet
             assert "elsewhere" in admin.call("GET", key)
         start = time.monotonic()
         assert visitor.get(url, timeout=30).status_code == 200
+        # The request that nobody waits for any more takes its turn too, and each lets go only after it was answered.
+        while admin.call("EXISTS", key):
+            time.sleep(0.1)
         assert time.monotonic() - start < 10, "the lock's expiry was waited for"
-        assert admin.call("EXISTS", key) == 0
 
 
 LOOKUPS = r"""
