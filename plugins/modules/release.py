@@ -171,8 +171,8 @@ foreach (core_component::get_plugin_types() as $type => $unused) {
         $collect("{$type}_{$plugin}", $file);
     }
 }
-// What pages are made of: which icons and templates there are, the templates' sources, and the code that Mustache makes of each,
-// with the same options as renderer_base.
+// What pages are made of: which icons and templates there are, which of the files of code that are looked for without need, the
+// templates' sources, and the code that Mustache makes of each, with the same options as renderer_base.
 $made = null;
 if (class_exists('Mustache_Engine')) {
     require_once "$CFG->libdir/weblib.php";
@@ -190,11 +190,14 @@ if (class_exists('Mustache_Engine')) {
         'cache' => $made, 'escape' => 's', 'pragmas' => [Mustache_Engine::PRAGMA_BLOCKS], 'disable_lambda_rendering' => true,
     ]);
 }
-$files = $sources = [];
+$files = $codes = $sources = [];
 $flags = FilesystemIterator::SKIP_DOTS | FilesystemIterator::FOLLOW_SYMLINKS;
 foreach (new RecursiveIteratorIterator(new RecursiveDirectoryIterator($CFG->dirroot, $flags)) as $file => $info) {
     $name = substr($file, strlen($CFG->dirroot) + 1);
     if (!preg_match('~(^|/)(pix\w*|templates)/~', $name)) {
+        if (preg_match('~(^|/)(lib|renderers?|styles)\.php\z~', $name)) {
+            $codes[$name] = true;
+        }
         continue;
     }
     $files[$name] = true;
@@ -207,11 +210,30 @@ foreach (new RecursiveIteratorIterator(new RecursiveDirectoryIterator($CFG->dirr
         }
     }
 }
+// English strings, as core_string_manager_standard puts them together where a site changes none.
+$strings = [];
+$add = static function (string $component, string $file) use (&$strings): void {
+    $string = [];
+    include $file;
+    $strings["strings_en_$component"] = $string;
+};
+foreach (glob("$CFG->dirroot/lang/en/*.php") as $file) {
+    $name = basename($file, '.php');
+    $add($name === 'moodle' ? 'core' : "core_$name", $file);
+}
+foreach (core_component::get_plugin_types() as $type => $unused) {
+    foreach (core_component::get_plugin_list($type) as $plugin => $folder) {
+        $file = "$folder/lang/en/" . ($type === 'mod' ? $plugin : "{$type}_$plugin") . '.php';
+        if (is_file($file)) {
+            $add("{$type}_$plugin", $file);
+        }
+    }
+}
 $list = static fn(array $values): string => "<?php\nreturn " . var_export($values, true) . ";\n";
 echo json_encode([
     'component' => core_component::get_cache_content(),
     'definitions' => $list($all),
-    'output' => ['files' => $list($files)] + ($made ? ['sources' => $list($sources)] + $made->code : []),
+    'output' => ['files' => $list($files), 'code' => $list($codes)] + array_map($list, $strings) + ($made ? ['sources' => $list($sources)] + $made->code : []),
     'versions' => core_component::get_all_versions_hash(),
 ]);
 """

@@ -6,6 +6,10 @@ namespace core_cache {
         public function __construct(private string $hash) {
         }
 
+        public function get_id(): string {
+            return $this->hash === 'strings' ? 'core/string' : 'test/definition';
+        }
+
         public function generate_definition_hash(): string {
             return $this->hash;
         }
@@ -70,6 +74,9 @@ namespace {
 
     require '/usr/lib/moodle-fleet/cache_store.php';
 
+    $CFG = (object) ['moodle_fleet_output' => sys_get_temp_dir() . '/test-strings-' . getmypid()];
+    mkdir($CFG->moodle_fleet_output);
+
     $store = null;
     while (($line = fgets(STDIN)) !== false) {
         $job = json_decode($line, true);
@@ -86,6 +93,10 @@ namespace {
                     (new ReflectionProperty(moodle_fleet_cache_store::class, $name))->setValue(null, $fresh);
                 }
                 break;
+            case 'release':
+                // What the release brings, from now on.
+                file_put_contents("$CFG->moodle_fleet_output/$job[name].php", '<?php return ' . var_export($job['value'], true) . ';');
+                break;
             case 'raw':
                 $value = $store->redis->{$job['call']}(...$job['with']);
                 break;
@@ -94,4 +105,6 @@ namespace {
         }
         echo json_encode(['value' => $value, 'asked' => cachestore_redis::$asked]), "\n";
     }
+    array_map(unlink(...), glob("$CFG->moodle_fleet_output/*"));
+    rmdir($CFG->moodle_fleet_output);
 }

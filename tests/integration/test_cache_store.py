@@ -44,6 +44,10 @@ class Store:
         """A new request begins."""
         self._do({"do": "request"})
 
+    def release(self, name: str, value: object) -> None:
+        """The release brings this from now on."""
+        self._do({"do": "release", "name": name, "value": value})
+
     def raw(self, call: str, *arguments: object) -> object:
         """Something that happens in Redis itself."""
         return self._do({"do": "raw", "call": call, "with": arguments})
@@ -63,14 +67,19 @@ class Store:
         self._process.wait()
 
 
-@pytest.fixture(name="stores")
-def _stores(fleet: LocalFleet) -> Iterator[tuple[Store, Store]]:
-    """The store on two nodes, with one definition of its own in Redis."""
+def connection(fleet: LocalFleet) -> dict:
+    """How a store reaches Redis, with a prefix of its own there."""
     [address] = fleet.addresses("cache").values()
-    configuration = {
+    return {
         "host": address, "port": 6380,
         "auth": ["fleet_admin", derive(SECRET, "redis-admin", "fleet")], "prefix": f"t:test-{uuid.uuid4().hex}:",
     }
+
+
+@pytest.fixture(name="stores")
+def _stores(fleet: LocalFleet) -> Iterator[tuple[Store, Store]]:
+    """The store on two nodes, with one definition of its own in Redis."""
+    configuration = connection(fleet)
     stores = [Store(node, configuration, "definition") for node in sorted(fleet.addresses("web"))[:2]]
     # The definition is named by the first who asks; copies are kept from the next request on.
     stores[0].call("get", "any")
@@ -146,6 +155,35 @@ def test_what_redis_drops_does_not_come_back_to_life(stores: tuple[Store, Store]
     for _request in range(3):
         other.request()
         assert other.call("get", "a") == "a 2"
+
+
+def test_strings_that_the_release_brings_are_not_copied(fleet: LocalFleet) -> None:
+    store = Store(min(fleet.addresses("web")), connection(fleet), "strings")
+    try:
+        ours, changed, slovak = "en_core_17-f00", "en_mod_forum_17-f00", "sk_core_17-f00"
+        for name in ("strings_en_core", "strings_en_mod_forum", "strings_sk_core"):
+            store.release(name, {"day": "day"})
+        store.call("get", "any")
+        for key, value in ((ours, "day"), (changed, "Tag"), (slovak, "day")):
+            store.request()
+            store.set(key, {"day": value})
+            store.request()
+            assert store.call("get", key) == {"day": value}
+        for name in ("strings_en_core", "strings_en_mod_forum", "strings_sk_core"):
+            store.release(name, {"day": "read from the release"})
+        store.request()
+        assert store.call("get", ours) == {"day": "read from the release"}
+        assert store.call("get_many", [changed, ours]) == {changed: {"day": "Tag"}, ours: {"day": "read from the release"}}
+        assert store.call("get", slovak) == {"day": "day"}
+        assert store.asked == 0
+        # What a site changes from now on is its own.
+        store.set(ours, {"day": "Tag"})
+        for _request in range(2):
+            store.request()
+            assert store.call("get", ours) == {"day": "Tag"}
+    finally:
+        store.raw("del", "strings", "generations")
+        store.close()
 
 
 def test_any_history(stores: tuple[Store, Store]) -> None:

@@ -191,12 +191,60 @@ echo json_encode([...$seen, $see()]);
 """
 
 
-def test_icons_and_templates_are_looked_up_in_the_list_of_the_release(fleet: LocalFleet) -> None:
+def look_up(fleet: LocalFleet, code: str) -> object:
+    """What this code says on a web node, of files below a folder of its own."""
     node = next(iter(fleet.addresses("web")))
-    output = fleet.cloud._podman_checked("look for files", "exec", node, "php", "-r", LOOKUPS)
-    fleet.cloud._podman_checked("clean up", "exec", node, "rm", "-r", "/tmp/lookups")
+    try:
+        return json.loads(fleet.cloud._podman_checked("look for files", "exec", node, "php", "-r", code))
+    finally:
+        fleet.cloud._podman_checked("clean up", "exec", node, "rm", "-rf", "/tmp/lookups")
+
+
+def test_icons_and_templates_are_looked_up_in_the_list_of_the_release(fleet: LocalFleet) -> None:
     # The list is not looked at again; among the site's own icons nothing changes within a request.
-    assert json.loads(output) == [[True, False, False, False, False], [True, False, True, False, True]]
+    assert look_up(fleet, LOOKUPS) == [[True, False, False, False, False], [True, False, True, False, True]]
+
+
+CALLBACKS = r"""
+require "/usr/lib/moodle-fleet/output.php";
+$CFG = (object) ["dirroot" => "/tmp/lookups/code", "dataroot" => "/tmp/lookups/data", "localcachedir" => "/tmp/lookups/local",
+    "moodle_fleet_output" => "/tmp/lookups"];
+mkdir("/tmp/lookups/code/admin", 0700, true);
+touch("/tmp/lookups/code/admin/lib.php");
+touch("/tmp/lookups/code/admin/renderer.php");
+file_put_contents("/tmp/lookups/code.php", "<?php return ['blog/lib.php' => true, 'blog/renderer.php' => true];");
+class core_component {
+    static function get_core_subsystems() {
+        return ["access" => null, "admin" => "/tmp/lookups/code/admin", "blog" => "/tmp/lookups/code/blog"];
+    }
+}
+function component_callback($component, $function, array $params = [], $default = null, bool $migratedtohook = false) {
+    return [$component, $function, $params, $default, $migratedtohook];
+}
+function core_admin_known() {}
+function admin_old() {}
+function make_localcache_directory($directory) { static $made = 0; return "$directory " . ++$made; }
+$file = core\output\renderer_factory\file_exists(...);
+$ask = core\hook\output\component_callback(...);
+echo json_encode([
+    array_map($file, ["$CFG->dirroot/blog/renderer.php", "$CFG->dirroot/admin/renderer.php", "$CFG->dirroot//admin/renderer.php"]),
+    core\output\component_callback("admin", "any", [1], "default"),
+    $ask(component: "admin", function: "any", default: "default", migratedtohook: true),
+    $ask(component: "blog", function: "any", default: "default", migratedtohook: true),
+    array_map(fn($given) => $ask(...$given)[0], [["access", "any"], ["admin", "known"], ["admin", "old"], ["mod_forum", "any"]]),
+    array_map(core\output\make_localcache_directory(...), ["a", "a", "b"]),
+]);
+"""
+
+
+def test_parts_of_moodle_without_code_of_that_kind_are_not_looked_for(fleet: LocalFleet) -> None:
+    files, without, named, there, others, folders = look_up(fleet, CALLBACKS)
+    # What is written otherwise than in the list is looked for on disk.
+    assert files == [True, False, True]
+    assert without == named == "default"
+    assert there == ["blog", "any", [], "default", True]
+    assert others == ["access", "admin", "admin", "mod_forum"]
+    assert folders == ["a 1", "a 1", "b 2"]
 
 
 def test_each_worker_made_a_page_before_its_node_served(fleet: LocalFleet) -> None:

@@ -87,6 +87,31 @@ def test_page_templates_come_with_the_release_and_no_site_makes_its_own(moodle: 
     assert served > 0
 
 
+STRINGS = r"""
+define("CLI_SCRIPT", true);
+require "/srv/moodle/current/config.php";
+$manager = get_string_manager();
+$other = [];
+foreach ($files = glob("$CFG->moodle_fleet_output/strings_en_*.php") as $file) {
+    $component = substr(basename($file, ".php"), strlen("strings_en_"));
+    if ((require $file) !== $manager->load_component_strings($component, "en", true)) {
+        $other[] = $component;
+    }
+}
+echo json_encode([count($files), $other]);
+"""
+
+
+def test_strings_come_with_the_release_as_moodle_puts_them_together(moodle: LocalFleet) -> None:
+    jobs = next(iter(moodle.addresses("jobs")))
+    answer = moodle.cloud._podman_checked(
+        "compare strings", "exec", "--user", "www-data", "--env", "MOODLE_TENANT=acme", jobs, "php", "-r", STRINGS,
+    )
+    count, other = json.loads(answer)
+    assert count > 400
+    assert other == []
+
+
 def test_a_second_run_brings_the_node_back_and_a_third_changes_nothing(moodle: LocalFleet) -> None:
     moodle.playbook("site", "-e", f"moodle_version={os.environ.get('MOODLE_VERSION', '')}")
     assert len(moodle.addresses("web")) == 2

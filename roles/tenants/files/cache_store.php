@@ -46,8 +46,8 @@ class moodle_fleet_cache_store extends \cachestore_redis {
         $generation = $this->generation();
         if ($generation !== null) {
             $copy = apcu_fetch($this->local_key($key));
-            if ($copy !== false && $copy[0] === $generation) {
-                return $copy[1];
+            if ($copy !== false && $copy[0] === $generation && ($value = $this->value_of($key, $copy)) !== false) {
+                return $value;
             }
         }
         $value = parent::get($key);
@@ -61,8 +61,8 @@ class moodle_fleet_cache_store extends \cachestore_redis {
         if ($generation !== null && $keys) {
             $names = array_combine(array_map($this->local_key(...), $keys), $keys);
             foreach (apcu_fetch(array_keys($names)) ?: [] as $name => $copy) {
-                if ($copy[0] === $generation) {
-                    $found[$names[$name]] = $copy[1];
+                if ($copy[0] === $generation && ($value = $this->value_of($names[$name], $copy)) !== false) {
+                    $found[$names[$name]] = $value;
                 }
             }
         }
@@ -148,8 +148,27 @@ class moodle_fleet_cache_store extends \cachestore_redis {
         if ($value === false) {
             self::$missed[$this->hash][$key] = true;
         } else if ($generation !== null) {
-            apcu_store($this->local_key($key), [$generation, $value], $this->ttl);
+            $file = $this->of_release($key);
+            $same = $file !== '' && is_file($file) && $value === require $file;
+            apcu_store($this->local_key($key), $same ? [$generation] : [$generation, $value], $this->ttl);
         }
+    }
+
+    // A copy without a value stands for what the release brings; false where that is gone.
+    private function value_of($key, array $copy): mixed {
+        if (count($copy) > 1) {
+            return $copy[1];
+        }
+        $file = $this->of_release($key);
+        return is_file($file) ? require $file : false;
+    }
+
+    // Where the release brings this value, or nothing. To copy the strings of a page out of APCu took a tenth of a login page. As compiled code
+    // PHP has them in its memory, once for all sites that did not change them.
+    private function of_release($key): string {
+        global $CFG;
+        return $this->definition->get_id() === 'core/string' && preg_match('~^(en_\w+)_\d+-~', $key, $match)
+            ? "$CFG->moodle_fleet_output/strings_$match[1].php" : '';
     }
 
     // This definition's generation, or null where no copy may be used or kept.

@@ -42,7 +42,7 @@ namespace {
 
         public function __construct($baseDir, $fileMode = null) {
             $this->folder = $baseDir;
-            $this->mode = $fileMode ?? 0666 & ~umask();
+            $this->mode = $fileMode;
         }
 
         public function load($key) {
@@ -62,7 +62,7 @@ namespace {
             if ($fresh === false || file_put_contents($fresh, $value) === false || !rename($fresh, "$this->folder/$key.php")) {
                 throw new Mustache_Exception_RuntimeException("Failed to write cache file \"$this->folder/$key.php\".");
             }
-            chmod("$this->folder/$key.php", $this->mode);
+            chmod("$this->folder/$key.php", $this->mode ?? 0666 & ~umask());
             $this->load($key);
         }
     }
