@@ -14,7 +14,7 @@ description:
     then renamed, so that it is either there completely or not at all.
   - A symbolic link says which release is served; it is switched atomically.
   - What depends on the code alone is made with the release, namely Moodle's component cache, the list of its cache
-    definitions, and the code of its page templates.
+    definitions, the code of its page templates, and its English strings.
 options:
   name:
     description: Name of the release, as returned by M(elearning.moodle_fleet.release_source).
@@ -150,7 +150,8 @@ require is_file("$root/lib/setup.php") ? "$root/lib/setup.php" : "$root/public/l
 if (!class_exists('core_component')) {
     // Code without components: its version is all there is.
     echo json_encode([
-        'component' => null, 'definitions' => null, 'output' => new stdClass(), 'versions' => sha1_file("$CFG->dirroot/version.php"),
+        'component' => null, 'definitions' => null, 'output' => new stdClass(), 'strings' => new stdClass(),
+        'versions' => sha1_file("$CFG->dirroot/version.php"),
     ]);
     exit(0);
 }
@@ -215,7 +216,7 @@ $strings = [];
 $add = static function (string $component, string $file) use (&$strings): void {
     $string = [];
     include $file;
-    $strings["strings_en_$component"] = $string;
+    $strings["en_$component"] = $string;
 };
 foreach (glob("$CFG->dirroot/lang/en/*.php") as $file) {
     $name = basename($file, '.php');
@@ -233,7 +234,8 @@ $list = static fn(array $values): string => "<?php\nreturn " . var_export($value
 echo json_encode([
     'component' => core_component::get_cache_content(),
     'definitions' => $list($all),
-    'output' => ['files' => $list($files), 'code' => $list($codes)] + array_map($list, $strings) + ($made ? ['sources' => $list($sources)] + $made->code : []),
+    'output' => ['files' => $list($files), 'code' => $list($codes)] + ($made ? ['sources' => $list($sources)] + $made->code : []),
+    'strings' => array_map($list, $strings),
     'versions' => core_component::get_all_versions_hash(),
 ]);
 """
@@ -333,7 +335,7 @@ class Releases:
         return not done and self.module.get_bin_path(self.params["php"]) is not None
 
     def derive(self) -> None:
-        """Make Moodle's component cache, the list of its cache definitions and the code of its templates."""
+        """Make Moodle's component cache, the list of its cache definitions, the code of its templates, and its strings."""
         scratch = tempfile.mkdtemp(prefix="moodle-fleet-")
         try:
             shutil.chown(scratch, self.params["user"], self.params["user"])
@@ -357,9 +359,10 @@ class Releases:
         for key in ("component", "definitions", "versions"):
             if made[key]:
                 _write(os.path.join(self.derived(), f"{key}.php"), made[key])
-        os.makedirs(os.path.join(self.derived(), "output"), mode=0o755, exist_ok=True)
-        for name, code in made["output"].items():
-            _write(os.path.join(self.derived(), "output", f"{name}.php"), code)
+        for folder in ("output", "strings"):
+            os.makedirs(os.path.join(self.derived(), folder), mode=0o755, exist_ok=True)
+            for name, code in made[folder].items():
+                _write(os.path.join(self.derived(), folder, f"{name}.php"), code)
         _write(os.path.join(self.derived(), "digest"), self.origin() + "\n")
 
     def activate(self) -> None:

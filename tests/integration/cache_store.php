@@ -74,8 +74,8 @@ namespace {
 
     require '/usr/lib/moodle-fleet/cache_store.php';
 
-    $CFG = (object) ['moodle_fleet_output' => sys_get_temp_dir() . '/test-strings-' . getmypid()];
-    mkdir($CFG->moodle_fleet_output);
+    $CFG = (object) ['moodle_fleet_strings' => sys_get_temp_dir() . '/test-strings-' . getmypid()];
+    mkdir($CFG->moodle_fleet_strings);
 
     $store = null;
     while (($line = fgets(STDIN)) !== false) {
@@ -95,7 +95,7 @@ namespace {
                 break;
             case 'release':
                 // What the release brings, from now on.
-                file_put_contents("$CFG->moodle_fleet_output/$job[name].php", '<?php return ' . var_export($job['value'], true) . ';');
+                file_put_contents("$CFG->moodle_fleet_strings/$job[name].php", '<?php return ' . var_export($job['value'], true) . ';');
                 break;
             case 'raw':
                 $value = $store->redis->{$job['call']}(...$job['with']);
@@ -105,6 +105,6 @@ namespace {
         }
         echo json_encode(['value' => $value, 'asked' => cachestore_redis::$asked]), "\n";
     }
-    array_map(unlink(...), glob("$CFG->moodle_fleet_output/*"));
-    rmdir($CFG->moodle_fleet_output);
+    array_map(unlink(...), glob("$CFG->moodle_fleet_strings/*"));
+    rmdir($CFG->moodle_fleet_strings);
 }

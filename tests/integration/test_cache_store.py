@@ -161,7 +161,7 @@ def test_strings_that_the_release_brings_are_not_copied(fleet: LocalFleet) -> No
     store = Store(min(fleet.addresses("web")), connection(fleet), "strings")
     try:
         ours, changed, slovak = "en_core_17-f00", "en_mod_forum_17-f00", "sk_core_17-f00"
-        for name in ("strings_en_core", "strings_en_mod_forum", "strings_sk_core"):
+        for name in ("en_core", "en_mod_forum", "sk_core"):
             store.release(name, {"day": "day"})
         store.call("get", "any")
         for key, value in ((ours, "day"), (changed, "Tag"), (slovak, "day")):
@@ -169,7 +169,7 @@ def test_strings_that_the_release_brings_are_not_copied(fleet: LocalFleet) -> No
             store.set(key, {"day": value})
             store.request()
             assert store.call("get", key) == {"day": value}
-        for name in ("strings_en_core", "strings_en_mod_forum", "strings_sk_core"):
+        for name in ("en_core", "en_mod_forum", "sk_core"):
             store.release(name, {"day": "read from the release"})
         store.request()
         assert store.call("get", ours) == {"day": "read from the release"}

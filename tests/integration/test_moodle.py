@@ -92,8 +92,8 @@ define("CLI_SCRIPT", true);
 require "/srv/moodle/current/config.php";
 $manager = get_string_manager();
 $other = [];
-foreach ($files = glob("$CFG->moodle_fleet_output/strings_en_*.php") as $file) {
-    $component = substr(basename($file, ".php"), strlen("strings_en_"));
+foreach ($files = glob("$CFG->moodle_fleet_strings/en_*.php") as $file) {
+    $component = substr(basename($file, ".php"), strlen("en_"));
     if ((require $file) !== $manager->load_component_strings($component, "en", true)) {
         $other[] = $component;
     }

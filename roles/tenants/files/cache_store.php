@@ -168,7 +168,7 @@ class moodle_fleet_cache_store extends \cachestore_redis {
     private function of_release($key): string {
         global $CFG;
         return $this->definition->get_id() === 'core/string' && preg_match('~^(en_\w+)_\d+-~', $key, $match)
-            ? "$CFG->moodle_fleet_output/strings_$match[1].php" : '';
+            ? "$CFG->moodle_fleet_strings/$match[1].php" : '';
     }
 
     // This definition's generation, or null where no copy may be used or kept.

@@ -142,6 +142,7 @@ $CFG = new stdClass();
     $files = ['moodle_fleet_cache_factory' => 'cache.php', 'moodle_fleet_session' => 'session.php'];
     // What the release brings for its pages.
     $cfg->moodle_fleet_output = $fleet['local_root'] . "/component/$release/output";
+    $cfg->moodle_fleet_strings = $fleet['local_root'] . "/component/$release/strings";
     if (PHP_SAPI !== 'cli' && is_file("$cfg->moodle_fleet_output/sources.php")) {
         $files += ['core\output\mustache_filesystem_loader' => 'templates.php', 'Mustache_Cache_FilesystemCache' => 'templates.php'];
     }
