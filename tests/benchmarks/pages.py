@@ -25,7 +25,8 @@ VARIANTS = {
     "+ APCu, igbinary": "apcu-igbinary",
     "+ igbinary, session caches in the session": "session",
     "all of it": "core",
-    "the recipe: its own store": "",
+    "its own store": "copied",
+    "the recipe: and the release's strings": "",
 }
 
 

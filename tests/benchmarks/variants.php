@@ -13,6 +13,11 @@
         'core' => ['local' => 'may', 'igbinary' => true, 'sessions' => false],
         'control' => ['local' => 'all', 'igbinary' => true, 'sessions' => false],
     ];
+    if ($name === 'copied') {
+        // The recipe without the strings of the release.
+        $cfg->moodle_fleet_strings .= '-none';
+        $cfg->moodle_fleet_cache['localprefix'] .= "$name:";
+    }
     if (!isset($variants[$name])) {
         return;
     }
