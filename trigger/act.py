@@ -28,10 +28,13 @@ def actor(arguments: argparse.Namespace, fleet: Fleet) -> Callable[[Outcome, int
             from ansible_collections.elearning.moodle_fleet.trigger import runner
 
             playbook = arguments.playbook or runner.COLLECTION / "playbooks" / "scale.yml"
-            return runner.run_playbook(playbook, fleet.path, variables(outcome),
-                                       fleet.state_dir / "runs" / f"{outcome.check:08d}", lock=lock,
-                                       timeout=arguments.timeout,
-                                       meanwhile=lambda: runner.launch_at_once(fleet, outcome.plan))
+            folder = fleet.state_dir / "runs" / f"{outcome.check:08d}"
+            launched = folder / "launched.json"
+            # A ledger that begins anew counts its checks anew.
+            launched.unlink(missing_ok=True)
+            return runner.run_playbook(playbook, fleet.path, {**variables(outcome), "fleet_launched": str(launched)}, folder,
+                                       lock=lock, timeout=arguments.timeout,
+                                       meanwhile=lambda: runner.launch_at_once(fleet, outcome.plan, launched))
         return local
 
     token = os.environ.get("MOODLE_FLEET_AWX_TOKEN", "")

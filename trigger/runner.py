@@ -75,16 +75,25 @@ def run_playbook(
     return RunResult("failed", _failures(folder) or f"{_last_error(folder)}ended with {code}; see {folder}/output.log")
 
 
-def launch_at_once(fleet: Fleet, plan: Plan) -> None:
-    """Ask a quick cloud for the plan's nodes. The playbook asks for the same, and says what went wrong."""
+def launch_at_once(fleet: Fleet, plan: Plan, answer: Path) -> None:
+    """Ask a quick cloud for the plan's nodes, and write down what it answered, as the playbook's module ``node`` would.
+
+    Where it does not answer in time, or not with all of them, the playbook asks for the same, and says what went wrong.
+    """
     from ansible_collections.elearning.moodle_fleet.plugins.module_utils._clouds.base import LaunchSpec
     from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import cloud_driver
 
     with contextlib.suppress(Exception):
         cloud = cloud_driver(fleet)
+        results = []
         for step in plan.to_data()["steps"] if cloud.at_once else ():
             if step["action"] == "launch":
-                cloud.launch(LaunchSpec("web", **{key: step[key] for key in LAUNCH if key in step}))
+                nodes = cloud.launch(LaunchSpec("web", **{key: step[key] for key in LAUNCH if key in step}))
+                results.append({"step": step, "changed": True, "nodes": [cloud.as_result(node) for node in nodes]})
+        if results:
+            fresh = answer.with_suffix(".new")
+            fresh.write_text(json.dumps(results), encoding="utf-8")
+            fresh.replace(answer)
 
 
 def _wait(process: subprocess.Popen[bytes], timeout: float) -> int | None:

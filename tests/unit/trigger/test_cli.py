@@ -172,19 +172,31 @@ def test_a_playbook_runs_with_the_plan_and_its_failure_is_told(
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_quick_cloud_is_asked_for_nodes_while_ansible_starts(monkeypatch: pytest.MonkeyPatch, at_once: bool) -> None:
+@pytest.mark.parametrize("room", [True, False])
+def test_a_quick_cloud_is_asked_for_nodes_while_ansible_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, at_once: bool, room: bool) -> None:
     asked: list[LaunchSpec] = []
 
     class Cloud:
         def launch(self, spec: LaunchSpec) -> list[Node]:
             asked.append(spec)
-            raise CloudError("no room: the playbook says so")
+            if not room and spec.token == "t2":
+                raise CloudError("no room: the playbook says so")
+            return [Node(f"{spec.token}-1", "web", "192.0.2.1", "a", "running", 1.0)]
+
+        def as_result(self, node: Node) -> dict[str, str]:
+            return {"name": node.name}
 
     Cloud.at_once = at_once
     monkeypatch.setattr(_fleet, "cloud_driver", lambda _fleet: Cloud())
-    plan = Plan((Step("launch", "2 wanted", count=2, token="t1", image="i", release="r", zones=("a", "b")), Step("drain", "", node="n")))
-    runner.launch_at_once(SimpleNamespace(), plan)
-    assert asked == ([LaunchSpec("web", 2, "t1", "i", "r", ["a", "b"], {"launch": "t1"})] if at_once else [])
+    steps = [Step("launch", "2 wanted", count=2, token=token, image="i", release="r", zones=("a", "b")) for token in ("t1", "t2")]
+    plan = Plan((*steps, Step("drain", "", node="n")))
+    runner.launch_at_once(SimpleNamespace(), plan, tmp_path / "launched.json")
+    assert asked == ([LaunchSpec("web", 2, token, "i", "r", ["a", "b"], {"launch": token}) for token in ("t1", "t2")] if at_once else [])
+    # The playbook takes an answer for the whole of it, or asks again.
+    assert [path.name for path in tmp_path.iterdir()] == (["launched.json"] if at_once and room else [])
+    if at_once and room:
+        answer = json.loads((tmp_path / "launched.json").read_text())
+        assert [(one["step"]["token"], one["nodes"]) for one in answer] == [("t1", [{"name": "t1-1"}]), ("t2", [{"name": "t2-1"}])]
 
 
 WATCHED = """
