@@ -164,11 +164,11 @@ def test_strings_that_the_release_brings_are_not_copied(fleet: LocalFleet) -> No
         for name in ("en_core", "en_mod_forum", "sk_core"):
             store.release(name, {"day": "day"})
         store.call("get", "any")
-        for key, value in ((ours, "day"), (changed, "Tag"), (slovak, "day")):
-            store.request()
-            store.set(key, {"day": value})
-            store.request()
-            assert store.call("get", key) == {"day": value}
+        values = {ours: {"day": "day"}, changed: {"day": "Tag"}, slovak: {"day": "day"}}
+        for key, value in values.items():
+            store.set(key, value)
+        store.request()
+        assert {key: store.call("get", key) for key in values} == values
         for name in ("en_core", "en_mod_forum", "sk_core"):
             store.release(name, {"day": "read from the release"})
         store.request()

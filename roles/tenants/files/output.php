@@ -25,7 +25,7 @@ namespace core\output {
         $name = str_starts_with($file, "$CFG->dirroot/") ? substr($file, strlen($CFG->dirroot) + 1) : '';
         // What the lists hold is told by the module release.
         $list = preg_match('~(^|/)(pix\w*|templates)/~', $name) ? 'files' : (preg_match('~(^|/)(lib|renderers?|styles)\.php\z~', $name) ? 'code' : '');
-        if ($list === '' || preg_match('~//|(^|/)\.~', $name)) {
+        if ($list === '' || preg_match('~^/|//|(^|/)\.~', $name)) {
             return ("\\$how")($file);
         }
         $lists[$list] ??= \is_file("$CFG->moodle_fleet_output/$list.php") ? require "$CFG->moodle_fleet_output/$list.php" : [];
