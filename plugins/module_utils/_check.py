@@ -240,8 +240,7 @@ def check(
         trouble = f"{type(exc).__name__}: {exc}"
         errors.append(f"balancer: {trouble}")
     now = sources.clock()
-    window = policy.scale_in_window
-    history = ledger.history(now, window, policy.lookback)
+    history = ledger.history(now, policy.lookback)
     leaving = ledger.leaving(now - policy.drain_deadline)
     stored = _with_joined(ledger.state("reading"), ledger.joined(now - policy.stale_after))
     taken = judge(

@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger_store import Store
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import LOOKBACK, Minutes
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import History, Intent, Pause, Sample
 
 
@@ -24,21 +25,24 @@ class LedgerReader:
         rows = self._store.rows('SELECT value FROM state WHERE "key" = ?', "plans")
         return int(rows[0]["value"]) if rows else 0
 
-    def history(self, now: float, window: float, lookback: float = 0.0) -> History:
-        """Wishes of the window (with the last one before it), samples of it or of ``lookback``, the last real changes of size."""
-        begin = now - window
+    def history(self, now: float, window: float) -> History:
+        """Wishes of the window (with the last one before it) and its samples, the minutes of a longer time, the last real changes of size."""
+        begin, long_ago = now - window, now - LOOKBACK
         first = self._store.rows("SELECT max(started) AS at FROM checks WHERE started <= ?", begin)[0]["at"]
         rows = self._store.rows(
             "SELECT started, recommended FROM checks WHERE started >= ? AND started <= ? AND recommended IS NOT NULL"
             " ORDER BY started",
             begin if first is None else first, now,
         )
-        samples = self._store.rows(
-            "SELECT * FROM samples WHERE taken >= ? AND taken <= ? ORDER BY taken", min(begin, now - lookback), now
-        )
+        samples = [
+            _sample(row) for row in self._store.rows(
+                "SELECT * FROM samples WHERE taken >= ? AND taken <= ? ORDER BY taken", min(begin, long_ago), now
+            )
+        ]
         return History(
             recommended=tuple((float(row["started"]), int(row["recommended"])) for row in rows),
-            samples=tuple(_sample(row) for row in samples),
+            samples=tuple(one for one in samples if one.taken >= begin),
+            minutes=Minutes(samples).since(long_ago),
             last_out=self._last("out"),
             last_in=self._last("in"),
             ghosts=frozenset(str(name) for name in self.state("ghosts") or ()),

@@ -148,7 +148,7 @@ def judge(
 ) -> tuple[list[dict], list[dict], list[str]]:
     """What the ledger says of the minutes from ``begin``, beside the prediction: decisions, nodes in service, and sentences on both."""
     # A decision looks at what was before it.
-    recorded = list(ledger.recorded(since=begin - policy.lookback - 60))
+    recorded = list(ledger.recorded(since=begin - max(policy.lookback, LOOKBACK) - MINUTE))
     again = replay(policy, recorded)
     mine = [(row, sample) for row, sample in recorded if row["started"] >= begin]
     if not mine:

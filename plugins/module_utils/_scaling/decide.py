@@ -61,6 +61,7 @@ def decide(
         floor = max([wish.desired for wish in wishes if wish.floor], default=0)
         recommended = _recommend(chain, wishes, sample, size)
         _window(chain, policy, history, now)
+        _timing(chain, situation)
         _steps(chain, policy, floor)
         _cooldown(chain, policy, history, now)
     frozen, hold_in = _brakes(chain, policy, sample, survey, now, pauses, saturated or {}, floor, manual is not None)
@@ -128,6 +129,20 @@ def _window(chain: _Chain, policy: Policy, history: History, now: float) -> None
     if highest > chain.desired:
         kept = min(chain.size, highest)
         chain.set(kept, "window", f"{counted(highest)} wanted within the last {seconds}")
+
+
+def _timing(chain: _Chain, situation: Situation) -> None:
+    """Few nodes too many go at a moment at which the need falls: who shrinks while it rises soon has to grow again. Many go at
+    once, and so does what nobody wanted for long."""
+    policy, history, now = situation.policy, situation.history, situation.now
+    minutes = situation.minutes
+    if not 0 < chain.size - chain.desired <= max(1, chain.size // 4) or not situation.sample.trusted or len(minutes) < 2:
+        return
+    before, present = [max(policy.min_nodes, situation.nodes_for(load)) for _begin, load, _samples in minutes[-2:]]
+    if present < before:
+        return
+    if max((count for when, count in history.recommended if when >= now - policy.patience), default=0) >= chain.size:
+        chain.set(chain.size, "timing", f"needed too rarely to stay, but the need does not fall just now: it goes once it does, in {policy.patience:.0f} s at the latest")
 
 
 def _steps(chain: _Chain, policy: Policy, floor: int) -> None:

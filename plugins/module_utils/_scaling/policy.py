@@ -37,13 +37,16 @@ class Setting:
 
 
 DAY = 86400.0
-SWING_SECONDS = 900.0  # enough to know how much the load swings
+# How many windows a node that nobody wants may wait for a good moment to go.
+PATIENCE = 3
+# Samples and wishes of less say too little to judge a reading by.
+LEAST_LOOKBACK = 900.0
 
 POLICY_SCHEMA: dict[str, Setting] = {
     "min_nodes": Setting("int", 2, 1, 10000, "web nodes that always stay in service"),
     "max_nodes": Setting("int", 6, 1, 10000, "web nodes that may exist at the same time"),
     "workers": Setting("int", 4, 1, 10000, "workers of a web node, until its members report their own"),
-    "target": Setting("float", 0.7, 0.05, 1.0, "share of the workers that should be busy"),
+    "target": Setting("float", 0.75, 0.05, 1.0, "share of the workers that should be busy"),
     "dead_band": Setting("float", 0.1, 0.0, 0.9, "share around the target in which nothing is done"),
     "scale_out_above": Setting("float", None, 0.05, 1.0, "busy share above which nodes are added, instead of dead_band"),
     "scale_in_below": Setting("float", None, 0.0, 1.0, "busy share below which nodes go, instead of dead_band"),
@@ -51,9 +54,9 @@ POLICY_SCHEMA: dict[str, Setting] = {
     "cooldown_out": Setting("int", 15, 0, DAY, "seconds after adding nodes before more are added"),
     "cooldown_in": Setting("int", 300, 0, DAY, "seconds after adding nodes before one goes"),
     "cooldown_between": Setting("int", None, 0, DAY, "seconds after a node went before the next goes, 60 or cooldown_in if that is less"),
-    "max_step_out": Setting("float", 2.0, 1.01, 100, "the fleet grows to at most this multiple in one step"),
-    "max_step_in": Setting("int", 1, 1, 1000, "nodes that may go in one step; auto: a quarter of the fleet", ("auto",)),
-    "max_draining": Setting("int", 1, 1, 1000, "nodes that drain at the same time; auto: one step's", ("auto",)),
+    "max_step_out": Setting("float", 3.0, 1.01, 100, "the fleet grows to at most this multiple in one step"),
+    "max_step_in": Setting("int", "auto", 1, 1000, "nodes that may go in one step; auto: a quarter of the fleet", ("auto",)),
+    "max_draining": Setting("int", "auto", 1, 1000, "nodes that drain at the same time; auto: one step's", ("auto",)),
     "launch_timeout": Setting("int", 900, 10, DAY, "seconds a node may take from launch to service"),
     "sick_grace": Setting("int", 60, 0, DAY, "seconds a member may fail its check before it is replaced"),
     "drain_deadline": Setting("int", 900, 1, DAY, "seconds a node may take to finish its work"),
@@ -63,7 +66,7 @@ POLICY_SCHEMA: dict[str, Setting] = {
     "max_jump": Setting("float", 20.0, 2.0, 10000, "growth of the load that a second reading has to confirm"),
     "keep_days": Setting("int", 60, 1, 3650, "days the ledger keeps samples and decisions"),
     "trend": Setting(
-        "choice", "growth", None, None, "whether growth (scale_out: and swing) of the last minutes may add nodes",
+        "choice", "scale_out", None, None, "whether growth and swing (growth: only growth) of the last minutes may add nodes",
         ("off", "recommend", "growth", "scale_out"),
     ),
     "forecast": Setting(
@@ -95,17 +98,17 @@ class Policy:
     min_nodes: int = 2
     max_nodes: int = 6
     workers: int = 4
-    target: float = 0.7
+    target: float = 0.75
     dead_band: float = 0.1
-    scale_out_above: float = 0.77
-    scale_in_below: float = 0.63
+    scale_out_above: float = 0.825
+    scale_in_below: float = 0.675
     scale_in_window: float = 300.0
     cooldown_out: float = 15.0
     cooldown_in: float = 300.0
     cooldown_between: float = 60.0
-    max_step_out: float = 2.0
-    max_step_in: int | str = 1
-    max_draining: int | str = 1
+    max_step_out: float = 3.0
+    max_step_in: int | str = "auto"
+    max_draining: int | str = "auto"
     launch_timeout: float = 900.0
     sick_grace: float = 60.0
     drain_deadline: float = 900.0
@@ -114,7 +117,7 @@ class Policy:
     stale_after: float = 180.0
     max_jump: float = 20.0
     keep_days: int = 60
-    trend: str = "growth"
+    trend: str = "scale_out"
     forecast: str = "auto"
     events: str = "scale_out"
     timezone: str = "UTC"
@@ -147,8 +150,13 @@ class Policy:
 
     @property
     def lookback(self) -> float:
-        """Seconds of samples that a decision looks at."""
-        return max(self.scale_in_window, SWING_SECONDS)
+        """Seconds of samples and wishes that a decision looks at."""
+        return max(self.patience, LEAST_LOOKBACK)
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a node that nobody wanted goes at any moment."""
+        return PATIENCE * self.scale_in_window
 
     def step_in(self, size: int) -> int:
         """How many of ``size`` nodes may go in one step."""

@@ -14,17 +14,24 @@ import math
 import zoneinfo
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Optional
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.events import HABITS, Foreseen, Moment
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import (
     ENOUGH_DAYS,
     MARGIN,
-    median,
+)
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import (
+    MINUTE,
+    added,
+    growth,
+    swing,
 )
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import (
     History,
+    Minute,
     Outlook,
     Sample,
     ScheduleEntry,
@@ -66,18 +73,38 @@ class Situation:
         sample = self.sample
         return sample.capacity / sample.up if sample.up and sample.capacity else float(self.policy.workers)
 
+    @cached_property
+    def minutes(self) -> Sequence[Minute]:
+        """The minutes of the history with this sample."""
+        minutes = list(self.history.minutes)
+        newest = next((one.taken for one in reversed(self.history.samples) if one.trusted), -math.inf)
+        if self.sample.trusted and newest < self.sample.taken:
+            added(minutes, self.sample)
+        return minutes
+
+    @cached_property
+    def swing(self) -> float:
+        """Standard deviation of a minute in square roots of its load. The present one is not over: it says where the load is, not
+        how it swings."""
+        return swing(self.minutes[:-1])
+
+    def nodes_for(self, load: float, spare: float = 0.0) -> int:
+        """Nodes that take so much without being busier than :data:`LIMIT`."""
+        return math.ceil((load + spare) / (self.workers * LIMIT) - 1e-9)
+
+    def spare(self, load: float) -> float:
+        """The swing that must find room beside a load."""
+        return SWINGS * self.swing * math.sqrt(max(1.0, load))
+
 
 # Share of the workers that may be busy at any minute: beyond it waiting grows steeply, whatever the target is.
 LIMIT = 0.85
-# A trend and a swing: from at least so many minutes (chance makes a line of fewer often enough, and a step is half of them), how many standard
-# errors growth must stand out by, and how many times the present load it may foresee; more than that is for the next check to see. Without
-# growth the mean of the last minutes counts. A surge needs fewer minutes before it.
-TREND_FEWEST = 8
-SURGE_FEWEST = 4
+# How many standard deviations of a minute must find room below the limit: one minute in a hundred has more.
+SWINGS = 2.33
+# Where nothing grows, the mean of so many seconds is the level.
 LEVEL_SECONDS = 300.0
-TREND_SURE = 5.0
-TREND_MOST = 1.5
-MINUTE = 60.0
+# A growth is expected to go on for this share of the time that it has lasted.
+GOES_ON = 0.5
 # What a run of scale.yml takes at most that waits for new nodes, with the time until the next check.
 RUN_SECONDS = 75.0
 TOLD = " (only told, as the policy says)"
@@ -87,9 +114,8 @@ EVENTS_AHEAD = RUN_SECONDS + MARGIN
 # Events that were read longer ago may have been moved since: that is told. They count all the same.
 EVENTS_STALE = 3600.0
 EVENTS_NAMED = 3
-# A surge: so much more than a minute ago.
-SURGE_SHARE = 0.2
-
+# More may come than came the last times.
+EVENTS_MORE = 1.1
 Recommender = Callable[[Situation], Optional[Wish]]  # noqa: UP045 evaluated, also by Python 3.9
 
 
@@ -132,97 +158,30 @@ def schedule(situation: Situation) -> Wish | None:
 def trend(situation: Situation) -> Wish | None:
     """Where the load will be when a node launched now serves, with its usual swing: that must find room. Only adds or keeps nodes.
 
-    A straight line through the minutes of the last quarter of an hour goes on where it rises clearly; the swing is twice the deviation
-    that one minute has from the next. Its room are the workers up to :data:`LIMIT`. Growth may add nodes; swing looks like growth often
-    enough, so unless the policy says otherwise it only keeps them.
+    Its room are the workers up to :data:`LIMIT`. What the level and the swing are learnt from: see ``growth.py``.
     """
     policy, sample, size = situation.policy, situation.sample, situation.size
     if policy.trend == "off" or situation.launch_seconds <= 0 or not sample.trusted or not size:
         return None
-    samples = [one for one in situation.history.samples if one.trusted]
-    if not samples or samples[-1].taken < sample.taken:
-        samples.append(sample)
-    minutes = _minutes(samples)
-    slope, level, sure = _line(minutes)
-    if not sure:
-        lately = [load for when, load in minutes if -when < max(MINUTE, min(LEVEL_SECONDS, policy.scale_in_window))]
-        level = sum(lately) / len(lately)
-    swing = _swing([load for _when, load in minutes])
-    rise = _surge([load for when, load in minutes if when < 0], sample.load)
-    if rise > 0:
-        # Too new for a line: who comes within two minutes of an exam's start came half by now.
-        slope, level, swing, sure = rise / MINUTE, sample.load, 0.0, True
-    # What is launched now has to do until what the next check launches serves, and that check waits for this one's run.
+    minutes = situation.minutes
     lead = situation.launch_seconds + RUN_SECONDS
-    ahead = min(level + slope * lead, TREND_MOST * sample.load) if sure else level
-    room = situation.workers * LIMIT
-    wanted = math.ceil((ahead + 2 * swing) / room - 1e-9)
-    grows = f"grows by {slope * 60:.1f} a minute: {ahead:.1f}" if sure else f"{ahead:.1f} on average"
-    text = (
-        f"{grows} within {lead:.0f} s, give or take {2 * swing:.1f}, "
-        f"within {LIMIT:.0%} of the workers: {counted(wanted)}"
-    )
+    rise = growth(minutes, situation.swing * math.sqrt(max(1.0, sample.load)))
+    if rise is not None:
+        ahead = rise.level + rise.slope * min(lead, GOES_ON * rise.seconds)
+        grows = f"grows by {rise.slope * 60:.1f} a minute: {ahead:.1f} within {lead:.0f} s"
+    else:
+        begin = minutes[-1][0] - max(MINUTE, min(LEVEL_SECONDS, policy.scale_in_window))
+        lately = [load for when, load, _samples in minutes if when > begin]
+        ahead = sum(lately) / len(lately)
+        grows = f"{ahead:.1f} on average"
+    spare = situation.spare(ahead)
+    wanted = situation.nodes_for(ahead, spare)
+    text = f"{grows}, give or take {spare:.1f}, within {LIMIT:.0%} of the workers: {counted(wanted)}"
     if policy.trend == "recommend":
         return Wish("trend", wanted, text + TOLD, advice=True)
-    # A leap says how far to go, not whether: those that serve must be beyond the dead band.
-    adds = sure and (rise <= 0 or sample.load > policy.scale_out_above * sample.capacity)
-    if policy.trend == "growth" and not adds and wanted > size:
+    if policy.trend == "growth" and rise is None and wanted > size:
         wanted, text = size, f"{text} (no growth, so it only keeps those that are there)"
     return Wish("trend", wanted, text)
-
-
-def _minutes(samples: Sequence[Sample]) -> list[tuple[float, float]]:
-    """(seconds before the last one, mean load) of each minute of the clock: samples within one are too much alike to count each."""
-    found: list[tuple[float, float]] = []
-    present, total, count = 0.0, 0.0, 0
-    for one in samples:
-        minute = (one.taken - one.seconds / 2) // MINUTE
-        if minute != present and count:
-            found.append((present, total / count))
-            total, count = 0.0, 0
-        present, total, count = minute, total + one.load, count + 1
-    found.append((present, total / count))
-    return [((minute - present) * MINUTE, load) for minute, load in found]
-
-
-def _surge(before: Sequence[float], load: float) -> float:
-    """By how much the load rose since the minute before, where that stands out of the quarter of an hour before; else 0."""
-    if len(before) < SURGE_FEWEST:
-        return 0.0
-    # Cheap first: most minutes are none.
-    rise = load - before[-1]
-    if rise <= SURGE_SHARE * before[-1]:
-        return 0.0
-    mean = sum(before) / len(before)
-    swing = math.sqrt(sum([(one - mean) ** 2 for one in before]) / len(before))
-    return rise if rise > TREND_SURE * swing else 0.0
-
-
-def _line(seen: Sequence[tuple[float, float]]) -> tuple[float, float, bool]:
-    """Least squares: (slope a second, level at time 0, whether it surely rises)."""
-    count = len(seen)
-    mean = sum([load for _when, load in seen]) / count
-    if count < TREND_FEWEST:
-        return 0.0, mean, False
-    middle = sum([when for when, _load in seen]) / count
-    spread = sum([(when - middle) ** 2 for when, _load in seen])
-    slope = sum([(when - middle) * (load - mean) for when, load in seen]) / spread if spread > 0 else 0.0
-    if slope <= 0:
-        return slope, mean, False
-    rest = max(0.0, sum([(load - mean) ** 2 for _when, load in seen]) - slope * slope * spread)
-    if slope * slope * spread * (count - 2) <= TREND_SURE ** 2 * rest:
-        return slope, mean, False
-    return slope, mean - slope * middle, True
-
-
-def _swing(loads: Sequence[float]) -> float:
-    """Standard deviation of a minute's load, from the differences between minutes: medians, so that a step is no swing."""
-    changes = [after - before for before, after in zip(loads, loads[1:])]
-    if len(changes) < TREND_FEWEST:
-        return 0.0
-    usual = median(changes)
-    # 1.48 makes a median deviation a standard deviation; a difference has twice the variance of its sides.
-    return 1.48 / math.sqrt(2) * median([abs(change - usual) for change in changes])
 
 
 def forecast(situation: Situation) -> Wish | None:
@@ -240,6 +199,7 @@ def forecast(situation: Situation) -> Wish | None:
     wanted = max(1, math.ceil(load / (workers * policy.target) - 1e-9))
     if size < wanted and load <= policy.scale_out_above * workers * size:
         wanted = size
+    wanted = max(wanted, situation.nodes_for(load, situation.spare(load)))
     advice = policy.forecast == "recommend" or policy.forecast == "auto" and seen.days < ENOUGH_DAYS
     text = (
         f"{load:.1f} workers busy within {until - situation.now:.0f} s, by {counted(seen.weeks, 'week')} "
@@ -293,7 +253,7 @@ def _for_moments(situation: Situation, there: Sequence[Moment], point: float) ->
     if point > situation.now and situation.sample.trusted and not any(one.ends for one in there):
         # Whoever is to come is not in the present load; whoever is to finish is.
         base = max(base, situation.sample.load)
-    return max(nodes, math.ceil((base + added) / (situation.workers * situation.policy.target) - 1e-9)), added
+    return max(nodes, math.ceil((base + EVENTS_MORE * added) / (situation.workers * situation.policy.target) - 1e-9)), added
 
 
 def _told(one: Moment, zone: str) -> str:

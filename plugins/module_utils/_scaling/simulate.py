@@ -27,6 +27,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.fo
     outlook,
     slot_of,
 )
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import LOOKBACK, Minutes
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.plan import plan
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.recommend import (
@@ -54,7 +55,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
 
 # Loads that differ by less are the same mean, summed up otherwise.
 SAME = 1e-9
-# Reasons that a little time alone can end; that of the window holds while anybody in it wanted so many.
+# Reasons that a little time alone can end; those of the window and of its patience hold while anybody in them wanted so many.
 BY_THE_CLOCK = frozenset(("window_short", "cooldown_out", "cooldown_in"))
 IMAGE = "image"
 GAP = (("missing", "the trace has a gap here"),)
@@ -241,10 +242,10 @@ def simulate(
     known: dict[int, float] = dict(slots or {})
     since: float | None = min(known) if known else None
     weights: dict[int, float] = {}
-    window = policy.scale_in_window
     lookback = policy.lookback
     wishes: deque[tuple[float, int]] = deque()
-    samples: deque[Sample] = deque()
+    minutes = Minutes()
+    before: Sample | None = None
     last_out = last_in = 0.0
     decisions: list[Change] = []
     outlooks: list[tuple[float, float]] = []
@@ -263,7 +264,8 @@ def simulate(
     fixed = watch is None and not policy.schedule and events is None
     decision: Decision | None = None
     # What the last answer rests on.
-    settled = held = False
+    settled = False
+    held: list[float] = []
     reached: tuple[float, ...] = ()
     steps: Sequence[Step] = ()
     while now <= trace.end:
@@ -283,16 +285,17 @@ def simulate(
             ahead = outlook(known, now, lead, policy.timezone, since)
             if ahead is not None:
                 outlooks.append((now, max(load for _begin, load in ahead.points)))
-        while len(wishes) > 1 and wishes[1][0] <= now - window:
+        while len(wishes) > 1 and wishes[1][0] <= now - lookback:
             wishes.popleft()
-        while samples and samples[0].taken < now - lookback:
-            samples.popleft()
         if not (
-            decision is not None and settled and seen is surveyed and ahead is looked and taken.trusted and abs(taken.load - samples[-1].load) < SAME
+            decision is not None and settled and seen is surveyed and ahead is looked
+            and taken.trusted and before is not None and abs(taken.load - before.load) < SAME
             and reached == _reach(now, lead, taken)
-            and (not held or _highest(wishes, now - window) >= seen.size)
+            and all(_highest(wishes, now - seconds) >= seen.size for seconds in held)
         ):
-            history = History(tuple(wishes), tuple(samples), last_out, last_in)
+            history = History(
+                tuple(wishes), () if before is None else (before,), minutes.since(now - LOOKBACK), last_out, last_in
+            )
             fresh = events and replace(events, read=now)
             ask = partial(decide, policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh)
             decision = ask(recommenders=silent)
@@ -306,13 +309,14 @@ def simulate(
             surveyed, looked = seen, ahead
             reached = _reach(now, lead, taken)
             codes = {reason.code for reason in decision.reasons}
-            held = "window" in codes
+            held = [seconds for code, seconds in (("window", policy.scale_in_window), ("timing", policy.patience)) if code in codes]
             settled = (
                 fixed and decision.direction == "none" and not steps and seen.at_rest and BY_THE_CLOCK.isdisjoint(codes)
-                and (not held or _highest(wishes, now - window) >= seen.size)
+                and all(_highest(wishes, now - seconds) >= seen.size for seconds in held)
             )
         wishes.append((now, decision.recommended))
-        samples.append(taken)
+        minutes.add(taken)
+        before = taken
         if taken.trusted:
             slot = slot_of(taken.taken)
             weight = weights.get(slot, 0.0)
@@ -384,9 +388,9 @@ def replay(
     ``recorded`` are checks with their samples, oldest first; ``pauses`` with the time at which each was ended by hand.
     Checks without a decision of their own (the cloud did not answer) are skipped.
     """
-    window = policy.scale_in_window
     wishes: deque[tuple[float, int]] = deque()
     samples: deque[Sample] = deque()
+    minutes = Minutes()
     last_out = last_in = 0.0
     checks = identical = skipped = 0
     differences: list[tuple[int, Decision, Decision]] = []
@@ -397,10 +401,11 @@ def replay(
             skipped += 1
         else:
             now = float(inputs["now"])
-            while len(wishes) > 1 and wishes[1][0] <= now - window:
+            while len(wishes) > 1 and wishes[1][0] <= now - policy.lookback:
                 wishes.popleft()
             history = History(
-                tuple(wishes), tuple(one for one in samples if now - policy.lookback <= one.taken <= now), last_out, last_in
+                tuple(wishes), tuple(one for one in samples if now - policy.lookback <= one.taken <= now),
+                minutes.since(now - LOOKBACK), last_out, last_in,
             )
             force = tuple(
                 pause for pause, ended in pauses
@@ -420,6 +425,7 @@ def replay(
                 differences.append((int(row["id"]), was, again))
         wishes.append((float(row["started"]), was.recommended))
         samples.append(taken)
+        minutes.add(taken)
         while samples and samples[0].taken < float(row["started"]) - policy.lookback - 3600:
             samples.popleft()
         if row["acted"] == "out":

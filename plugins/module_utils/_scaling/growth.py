@@ -1,0 +1,119 @@
+# Copyright: Moodle Fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What the minutes before say: how much the load swings by itself, and whether it grows. Pure.
+
+A load is a count, so it swings by a multiple of its square root: a small fleet relatively more than a large one. Once the swing is
+known, a growth of two minutes can be told from chance as well as one of fifteen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import median
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Minute, Sample
+
+MINUTE = 60.0
+# What the swing is learnt from, and what a growth may be as old as at most.
+LOOKBACK = 7200.0
+LINE_SECONDS = 900.0
+# Fewer changes between minutes tell no swing. A count of requests swings by this much at least, in square roots of it.
+FEWEST = 8
+LEAST_SWING = 0.1
+# Standard errors: those that slopes of longer and shorter lines may differ by, and by how many growth must stand out.
+ALIKE = 2.5
+SURE = 4.0
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The present ``level`` of a line that surely rises by ``slope`` a second, and for how many ``seconds`` it has."""
+
+    slope: float
+    level: float
+    seconds: float
+
+
+class Minutes:
+    """The mean load of each minute of the clock, from trusted samples: those within one minute are too much alike to count each."""
+
+    def __init__(self, samples: Sequence[Sample] = ()) -> None:
+        self._kept: deque[Minute] = deque()
+        for one in samples:
+            self.add(one)
+
+    def add(self, sample: Sample) -> None:
+        """Count a sample that is not older than those before it."""
+        if sample.trusted:
+            added(self._kept, sample)
+
+    def since(self, moment: float) -> tuple[Minute, ...]:
+        """The minutes from a moment on; those before it are forgotten."""
+        while self._kept and self._kept[0][0] < moment:
+            self._kept.popleft()
+        return tuple(self._kept)
+
+
+def added(minutes: deque[Minute] | list[Minute], sample: Sample) -> None:
+    """Count a sample into the last minute, or begin the next one with it."""
+    begin = (sample.taken - sample.seconds / 2) // MINUTE * MINUTE
+    if minutes and minutes[-1][0] == begin:
+        _begin, load, count = minutes.pop()
+        minutes.append((begin, (load * count + sample.load) / (count + 1), count + 1))
+    else:
+        minutes.append((begin, sample.load, 1))
+
+
+def swing(minutes: Sequence[Minute]) -> float:
+    """Standard deviation of a minute's load, in square roots of the load; 0 where too few minutes tell it.
+
+    From the changes between minutes, by medians (the median absolute deviation times 1.48 is a standard deviation, a change
+    has twice the variance of its sides), so that neither a step nor a steady growth counts as swing.
+    """
+    changes = [
+        (after[1] - before[1]) / math.sqrt(max(1.0, (before[1] + after[1]) / 2)) for before, after in zip(minutes, minutes[1:])
+    ]
+    if len(changes) < FEWEST:
+        return 0.0
+    usual = median(changes)
+    return max(LEAST_SWING, 1.48 / math.sqrt(2) * median([abs(change - usual) for change in changes]))
+
+
+def growth(minutes: Sequence[Minute], noise: float) -> Growth | None:
+    """The line through the last minutes, where it surely rises: through as many as a straight line fits.
+
+    ``noise`` is the standard deviation of a minute. The line grows longer minute by minute as long as the confidence intervals of the
+    slopes so far have a point in common (the rule of intersecting intervals: A. Goldenshluger, A. Nemirovski, On spatially adaptive
+    estimation of nonparametric regression, Mathematical Methods of Statistics 6, 1997). After a step it is short, so what
+    leapt and stays does not look as if it went on.
+    """
+    if not minutes or noise <= 0:
+        return None
+    last = minutes[-1][0]
+    count, whens, loads, squares, products = 0, 0.0, 0.0, 0.0, 0.0
+    low, high = -math.inf, math.inf
+    found: tuple[float, float, float, float] | None = None
+    for begin, load, _samples in reversed(minutes):
+        when = begin - last
+        if when <= -LINE_SECONDS:
+            break
+        count += 1
+        whens += when
+        loads += load
+        squares += when * when
+        products += when * load
+        spread = squares - whens * whens / count
+        if spread <= 0:
+            continue
+        slope = (products - whens * loads / count) / spread
+        error = noise / math.sqrt(spread)
+        low, high = max(low, slope - ALIKE * error), min(high, slope + ALIKE * error)
+        if low > high:
+            break
+        found = slope, error, (loads - slope * whens) / count, -when
+    if found is None or found[0] <= SURE * found[1]:
+        return None
+    return Growth(found[0], found[2], found[3])
