@@ -21,6 +21,7 @@ from checks import Trigger, settle
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet import load
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import LOOKBACK, MINUTE
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import Model, Run, replay, simulate
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.trace import from_csv

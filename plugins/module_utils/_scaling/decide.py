@@ -138,7 +138,7 @@ def _timing(chain: _Chain, situation: Situation) -> None:
     minutes = situation.minutes
     if not 0 < chain.size - chain.desired <= max(1, chain.size // 4) or not situation.sample.trusted or len(minutes) < 2:
         return
-    before, present = [max(policy.min_nodes, situation.nodes_for(load)) for _begin, load, _samples in minutes[-2:]]
+    before, present = [max(policy.min_nodes, situation.at_limit(load)) for _begin, load, _samples in minutes[-2:]]
     if present < before:
         return
     if max((count for when, count in history.recommended if when >= now - policy.patience), default=0) >= chain.size:

@@ -39,6 +39,29 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
 )
 
 
+# Share of the workers that may be busy at any minute: beyond it waiting grows steeply, whatever the target is.
+LIMIT = 0.85
+# Standard deviations of a minute that must find room below the limit: one minute in a hundred has more. Where nothing grows, a node comes
+# only where one in 35 has; the gap keeps it from coming and going.
+SWINGS = 2.3
+SWINGS_FLAT = 1.9
+# Where nothing grows, the mean of so many seconds is the level.
+LEVEL_SECONDS = 300.0
+# A growth is expected to go on for this share of the time that it has lasted.
+GOES_ON = 0.5
+# What a run of scale.yml takes at most that waits for new nodes, with the time until the next check.
+RUN_SECONDS = 75.0
+TOLD = " (only told, as the policy says)"
+# Seconds beyond the launch time for which events count: a check waits for the run of the one before it, and the next one comes
+# a minute later at most.
+EVENTS_AHEAD = RUN_SECONDS + MARGIN
+# Events that were read longer ago may have been moved since: that is told. They count all the same.
+EVENTS_STALE = 3600.0
+EVENTS_NAMED = 3
+# More may come than came the last times.
+EVENTS_MORE = 1.1
+
+
 @dataclass(frozen=True)
 class Wish:
     """What one recommender wants. ``advice`` is only told: it changes nothing."""
@@ -88,34 +111,15 @@ class Situation:
         how it swings."""
         return swing(self.minutes[:-1])
 
-    def nodes_for(self, load: float, spare: float = 0.0) -> int:
-        """Nodes that take so much without being busier than :data:`LIMIT`."""
-        return math.ceil((load + spare) / (self.workers * LIMIT) - 1e-9)
+    def at_limit(self, load: float) -> int:
+        """Nodes that are busy up to :data:`LIMIT` with such a load."""
+        return math.ceil(load / (self.workers * LIMIT) - 1e-9)
 
-    def spare(self, load: float) -> float:
+    def spare(self, load: float, swings: float = SWINGS) -> float:
         """The swing that must find room beside a load."""
-        return SWINGS * self.swing * math.sqrt(max(1.0, load))
+        return swings * self.swing * math.sqrt(max(1.0, load))
 
 
-# Share of the workers that may be busy at any minute: beyond it waiting grows steeply, whatever the target is.
-LIMIT = 0.85
-# How many standard deviations of a minute must find room below the limit: one minute in a hundred has more.
-SWINGS = 2.33
-# Where nothing grows, the mean of so many seconds is the level.
-LEVEL_SECONDS = 300.0
-# A growth is expected to go on for this share of the time that it has lasted.
-GOES_ON = 0.5
-# What a run of scale.yml takes at most that waits for new nodes, with the time until the next check.
-RUN_SECONDS = 75.0
-TOLD = " (only told, as the policy says)"
-# Seconds beyond the launch time for which events count: a check waits for the run of the one before it, and the next one comes
-# a minute later at most.
-EVENTS_AHEAD = RUN_SECONDS + MARGIN
-# Events that were read longer ago may have been moved since: that is told. They count all the same.
-EVENTS_STALE = 3600.0
-EVENTS_NAMED = 3
-# More may come than came the last times.
-EVENTS_MORE = 1.1
 Recommender = Callable[[Situation], Optional[Wish]]  # noqa: UP045 evaluated, also by Python 3.9
 
 
@@ -163,19 +167,20 @@ def trend(situation: Situation) -> Wish | None:
     policy, sample, size = situation.policy, situation.sample, situation.size
     if policy.trend == "off" or situation.launch_seconds <= 0 or not sample.trusted or not size:
         return None
-    minutes = situation.minutes
     lead = situation.launch_seconds + RUN_SECONDS
-    rise = growth(minutes, situation.swing * math.sqrt(max(1.0, sample.load)))
+    rise = growth(situation.minutes, situation.swing * math.sqrt(max(1.0, sample.load)))
     if rise is not None:
         ahead = rise.level + rise.slope * min(lead, GOES_ON * rise.seconds)
         grows = f"grows by {rise.slope * 60:.1f} a minute: {ahead:.1f} within {lead:.0f} s"
     else:
-        begin = minutes[-1][0] - max(MINUTE, min(LEVEL_SECONDS, policy.scale_in_window))
-        lately = [load for when, load, _samples in minutes if when > begin]
+        begin = situation.minutes[-1][0] - max(MINUTE, min(LEVEL_SECONDS, policy.scale_in_window))
+        lately = [load for when, load, _samples in situation.minutes if when > begin]
         ahead = sum(lately) / len(lately)
         grows = f"{ahead:.1f} on average"
     spare = situation.spare(ahead)
-    wanted = situation.nodes_for(ahead, spare)
+    wanted = situation.at_limit(ahead + spare)
+    if rise is None:
+        wanted = min(wanted, max(size, situation.at_limit(ahead + situation.spare(ahead, SWINGS_FLAT))))
     text = f"{grows}, give or take {spare:.1f}, within {LIMIT:.0%} of the workers: {counted(wanted)}"
     if policy.trend == "recommend":
         return Wish("trend", wanted, text + TOLD, advice=True)
@@ -199,7 +204,7 @@ def forecast(situation: Situation) -> Wish | None:
     wanted = max(1, math.ceil(load / (workers * policy.target) - 1e-9))
     if size < wanted and load <= policy.scale_out_above * workers * size:
         wanted = size
-    wanted = max(wanted, situation.nodes_for(load, situation.spare(load)))
+    wanted = max(wanted, situation.at_limit(load + situation.spare(load)))
     advice = policy.forecast == "recommend" or policy.forecast == "auto" and seen.days < ENOUGH_DAYS
     text = (
         f"{load:.1f} workers busy within {until - situation.now:.0f} s, by {counted(seen.weeks, 'week')} "
