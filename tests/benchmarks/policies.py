@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import math
 import multiprocessing
 import os
 import time
@@ -22,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from curves import OURS, at_most_half, averages, lacks, least
 from exam import exam
 from other_traces import SIX
 from traces import SHAPES, WEEK, WORKERS, generate
@@ -38,7 +38,6 @@ LEAST, MOST = 2, 60
 DEFAULT = "0.7"
 # Begins on a Monday at 00:00 UTC.
 BEGIN = 345600.0 + 2000 * WEEK * 60
-OURS = "moodle-fleet"
 STATIC_SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -111,38 +110,12 @@ def others(job: tuple[str, str, int]) -> list[dict[str, Any]]:
     return rows
 
 
-def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points of (node-hours, lack) that no other is better than, by rising node-hours."""
-    best: list[tuple[float, float]] = []
-    for hours, under in sorted(points):
-        if not best or under < best[-1][1]:
-            best.append((hours, under))
-    return best
-
-
-def at_hours(points: Sequence[tuple[float, float]], hours: float) -> float:
-    """The least lack on a front at so many node-hours, between two settings on the line; nan below its cheapest."""
-    line = front(points)
-    if hours < line[0][0]:
-        return float("nan")
-    for (low, more), (high, less) in zip(line, line[1:]):
-        if low <= hours <= high:
-            return more + (less - more) * (hours - low) / (high - low)
-    return line[-1][1]
-
-
 def judge(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
     """Tables of curves and of goals, and the sentences on whether they are reached."""
-    mean: dict[tuple[str, int, str, str], list[float]] = {}
-    for row in rows:
-        cell = mean.setdefault((row["shape"], row["launch"], row["policy"], row["setting"]), [0.0, 0.0, 0.0, 0.0])
-        for place, value in enumerate((row["hours"], row["under"], row["instability"], 1.0)):
-            cell[place] += value
-    average = {key: (h / n, u / n, i / n) for key, (h, u, i, n) in mean.items()}
+    average = averages(rows)
     goals, curves = [], []
     weekly = {name for name, (_function, rhythm) in SHAPES.items() if rhythm}
     wins = 0
-    names = [*rivals.RIVALS, "static"]
     totals: dict[str, list[float]] = {}
     for name in SHAPES:
         minutes = len(generate(name, 0).loads)
@@ -151,19 +124,14 @@ def judge(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[di
                 continue
             hours, under, unstable = average[name, launch, OURS, DEFAULT]
             best_hours = average[name, launch, "oracle", ""][0]
-            found = {
-                rival: at_hours([value[:2] for key, value in average.items() if key[:3] == (name, launch, rival)], hours)
-                for rival in names
-            }
-            known = {rival: value for rival, value in found.items() if not math.isnan(value)}
-            rival = min(known, key=lambda one: known[one]) if known else "-"
-            lack = known.get(rival, float("nan"))
+            known = lacks(average, name, launch, hours)
+            rival, lack = least(known)
             # Each at the setting that costs about the same: one that never shrinks is calm, and so is one that is always late.
             calm = min(
                 min((abs(value[0] - hours), value[2]) for key, value in average.items() if key[:3] == (name, launch, rival))[1]
                 for rival in rivals.RIVALS if rival != "predictive"
             )
-            half = under <= lack / 2 or under == 0
+            half = at_most_half(under, lack)
             wins += half
             for one, value in known.items():
                 totals.setdefault(one, []).append(value)
