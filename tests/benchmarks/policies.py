@@ -7,6 +7,7 @@
 Under-provisioned time and node-hours of every policy at each of its settings, so that each shows its best curve. Needed at a
 moment: ceil(one-minute load / (workers x 0.85)), at least the minimum. The oracle knows the future (see ``elasticity.oracle``).
 Ours runs the production code, sees no more than the others, and has learnt its weekly shape from the three weeks before.
+What it gains where the tenants' databases told of the exams is a table of its own (``known_exams``).
 ``--shapes others`` takes the traces of ``other_traces``, on which nothing was chosen.
 """
 
@@ -18,11 +19,13 @@ import multiprocessing
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from curves import OURS, at_most_half, averages, lacks, least
 from exam import exam
+from known_exams import EXAMS, KNOWING, compare, foreseen, told
 from other_traces import SIX
 from traces import SHAPES, WEEK, WORKERS, generate
 
@@ -60,19 +63,20 @@ def slots(history: Sequence[float], begin: float) -> dict[int, float]:
     }
 
 
-def ours(job: tuple[str, int, int, Sequence[float], dict[str, Any]]) -> list[dict[str, Any]]:
-    """Our policy on one trace with one launch time, at each of its targets."""
+def ours(job: tuple[str, int, int, Sequence[float], dict[str, Any]], knowing: bool = False) -> list[dict[str, Any]]:
+    """Our policy on one trace with one launch time, at each of its targets; ``knowing`` of the exams or, as all the others, not."""
     name, seed, launch, targets, scaling = job
     trace = generate(name, seed)
     demand = elasticity.needed(trace.loads, WORKERS, LEAST)
     known = slots(trace.history, BEGIN)
+    ahead = foreseen(told(trace, seed), BEGIN, known) if knowing else None
     rows = []
     for target in targets:
         policy = Policy.from_settings({"min_nodes": LEAST, "max_nodes": MOST, "workers": WORKERS, "target": target,
                                        **({"scale_out_above": 0.85} if target * 1.1 > 0.85 else {}), **scaling})
-        run = simulate(policy, Trace(BEGIN, trace.loads), Model(launch_seconds=launch), slots=known)
+        run = simulate(policy, Trace(BEGIN, trace.loads), Model(launch_seconds=launch), slots=known, events=ahead)
         found = elasticity.elasticity(demand, BEGIN, run.supply)
-        rows.append({"shape": name, "launch": launch, "seed": seed, "policy": OURS, "setting": f"{target:g}",
+        rows.append({"shape": name, "launch": launch, "seed": seed, "policy": KNOWING if knowing else OURS, "setting": f"{target:g}",
                      "hours": run.node_hours, "under": found.under_provisioned_seconds, "instability": found.instability})
     return rows
 
@@ -202,6 +206,9 @@ def main(_fleet: object, given: argparse.Namespace) -> None:
             rows += found
             if number % 100 == 0:
                 say(f"  {number} of {len(jobs)} traces of ours ({time.monotonic() - begun:.0f} s)")
+        # Kept apart: the others know of no exam.
+        exams = [(name, seed, launch, [float(DEFAULT)], scaling) for name, seed, launch, _targets, _scaling in jobs if name == EXAMS]
+        informed = [row for found in pool.imap_unordered(partial(ours, knowing=True), exams) for row in found]
     RESULTS.mkdir(parents=True, exist_ok=True)
     with (RESULTS / "policies_all.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
@@ -212,4 +219,7 @@ def main(_fleet: object, given: argparse.Namespace) -> None:
     report("policies", f"Ours at its default target against the best other at equal node-hours, {given.seeds} seeds", goals,
            [*notes, f"Ours with {', '.join(f'{key} {value}' for key, value in given.scaling.items()) or 'the defaults'}.",
             f"{len(jobs)} traces of ours at {len(given.targets)} targets, {time.monotonic() - begun:.0f} s."])
+    if informed:
+        table, summary = compare(rows + informed, given.seeds)
+        report("policies_known", f"Ours at its default target in the {EXAMS} without and with known exams, {given.seeds} seeds", table, [summary])
     report("policies_exam", "A tenfold exam start, launch 300 s", exam(scaling))
