@@ -21,14 +21,18 @@ BEGIN = 19 * 7 * 86400.0  # 00:00 UTC
 BASE, TIMES, START, MINUTES, LAUNCH = 16.0, 10, 9 * 60, 90, 300.0
 
 
+def quiz(name: str, begin: float, minutes: float, load: float, learnt: events.Learnt) -> events.Event:
+    """An exam as the reader finds it, with as many enrolled as keep so many workers busy at its opening, by the habits that were learnt."""
+    enrolled = round(load / learnt.load("exam_start", learnt.habits["exam_start"].share))
+    return events.Event("acme", "quiz", name, begin, begin + 60 * minutes, enrolled)
+
+
 def known(share: float) -> events.Foreseen:
     """The exam as the reader finds it, were the people's habits learnt; ``share`` of those who come are enrolled."""
     learnt = events.Learnt()
-    habit = learnt.habits["exam_start"]
-    enrolled = round(share * BASE * (TIMES - 1) / learnt.load("exam_start", habit.share))
     begin = BEGIN + 60 * START
-    quiz = events.Event("acme", "quiz", "Final exam", begin, begin + 60 * MINUTES, enrolled)
-    return events.Foreseen(tuple(events.coming([quiz], learnt, BEGIN, {int(begin // 3600): BASE})), BEGIN)
+    final = quiz("Final exam", begin, MINUTES, share * BASE * (TIMES - 1), learnt)
+    return events.Foreseen(tuple(events.coming([final], learnt, BEGIN, {int(begin // 3600): BASE})), BEGIN)
 
 
 def exam(scaling: dict[str, Any]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@
 Under-provisioned time and node-hours of every policy at each of its settings, so that each shows its best curve. Needed at a
 moment: ceil(one-minute load / (workers x 0.85)), at least the minimum. The oracle knows the future (see ``elasticity.oracle``).
 Ours runs the production code, sees no more than the others, and has learnt its weekly shape from the three weeks before.
+What it gains where the tenants' databases told of the exams is a table of its own (``known_exams``).
 ``--shapes others`` takes the traces of ``other_traces``, on which nothing was chosen.
 """
 
@@ -14,15 +15,17 @@ from __future__ import annotations
 
 import argparse
 import csv
-import math
 import multiprocessing
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+from curves import OURS, at_most_half, averages, lacks, least
 from exam import exam
+from known_exams import EXAMS, KNOWING, compare, foreseen, told
 from other_traces import SIX
 from traces import SHAPES, WEEK, WORKERS, generate
 
@@ -38,7 +41,6 @@ LEAST, MOST = 2, 60
 DEFAULT = "0.7"
 # Begins on a Monday at 00:00 UTC.
 BEGIN = 345600.0 + 2000 * WEEK * 60
-OURS = "moodle-fleet"
 STATIC_SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -61,19 +63,20 @@ def slots(history: Sequence[float], begin: float) -> dict[int, float]:
     }
 
 
-def ours(job: tuple[str, int, int, Sequence[float], dict[str, Any]]) -> list[dict[str, Any]]:
-    """Our policy on one trace with one launch time, at each of its targets."""
+def ours(job: tuple[str, int, int, Sequence[float], dict[str, Any]], knowing: bool = False) -> list[dict[str, Any]]:
+    """Our policy on one trace with one launch time, at each of its targets; ``knowing`` of the exams or, as all the others, not."""
     name, seed, launch, targets, scaling = job
     trace = generate(name, seed)
     demand = elasticity.needed(trace.loads, WORKERS, LEAST)
     known = slots(trace.history, BEGIN)
+    ahead = foreseen(told(trace, seed), BEGIN, known) if knowing else None
     rows = []
     for target in targets:
         policy = Policy.from_settings({"min_nodes": LEAST, "max_nodes": MOST, "workers": WORKERS, "target": target,
                                        **({"scale_out_above": 0.85} if target * 1.1 > 0.85 else {}), **scaling})
-        run = simulate(policy, Trace(BEGIN, trace.loads), Model(launch_seconds=launch), slots=known)
+        run = simulate(policy, Trace(BEGIN, trace.loads), Model(launch_seconds=launch), slots=known, events=ahead)
         found = elasticity.elasticity(demand, BEGIN, run.supply)
-        rows.append({"shape": name, "launch": launch, "seed": seed, "policy": OURS, "setting": f"{target:g}",
+        rows.append({"shape": name, "launch": launch, "seed": seed, "policy": KNOWING if knowing else OURS, "setting": f"{target:g}",
                      "hours": run.node_hours, "under": found.under_provisioned_seconds, "instability": found.instability})
     return rows
 
@@ -111,38 +114,12 @@ def others(job: tuple[str, str, int]) -> list[dict[str, Any]]:
     return rows
 
 
-def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points of (node-hours, lack) that no other is better than, by rising node-hours."""
-    best: list[tuple[float, float]] = []
-    for hours, under in sorted(points):
-        if not best or under < best[-1][1]:
-            best.append((hours, under))
-    return best
-
-
-def at_hours(points: Sequence[tuple[float, float]], hours: float) -> float:
-    """The least lack on a front at so many node-hours, between two settings on the line; nan below its cheapest."""
-    line = front(points)
-    if hours < line[0][0]:
-        return float("nan")
-    for (low, more), (high, less) in zip(line, line[1:]):
-        if low <= hours <= high:
-            return more + (less - more) * (hours - low) / (high - low)
-    return line[-1][1]
-
-
 def judge(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
     """Tables of curves and of goals, and the sentences on whether they are reached."""
-    mean: dict[tuple[str, int, str, str], list[float]] = {}
-    for row in rows:
-        cell = mean.setdefault((row["shape"], row["launch"], row["policy"], row["setting"]), [0.0, 0.0, 0.0, 0.0])
-        for place, value in enumerate((row["hours"], row["under"], row["instability"], 1.0)):
-            cell[place] += value
-    average = {key: (h / n, u / n, i / n) for key, (h, u, i, n) in mean.items()}
+    average = averages(rows)
     goals, curves = [], []
     weekly = {name for name, (_function, rhythm) in SHAPES.items() if rhythm}
     wins = 0
-    names = [*rivals.RIVALS, "static"]
     totals: dict[str, list[float]] = {}
     for name in SHAPES:
         minutes = len(generate(name, 0).loads)
@@ -151,19 +128,14 @@ def judge(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[di
                 continue
             hours, under, unstable = average[name, launch, OURS, DEFAULT]
             best_hours = average[name, launch, "oracle", ""][0]
-            found = {
-                rival: at_hours([value[:2] for key, value in average.items() if key[:3] == (name, launch, rival)], hours)
-                for rival in names
-            }
-            known = {rival: value for rival, value in found.items() if not math.isnan(value)}
-            rival = min(known, key=lambda one: known[one]) if known else "-"
-            lack = known.get(rival, float("nan"))
+            known = lacks(average, name, launch, hours)
+            rival, lack = least(known)
             # Each at the setting that costs about the same: one that never shrinks is calm, and so is one that is always late.
             calm = min(
                 min((abs(value[0] - hours), value[2]) for key, value in average.items() if key[:3] == (name, launch, rival))[1]
                 for rival in rivals.RIVALS if rival != "predictive"
             )
-            half = under <= lack / 2 or under == 0
+            half = at_most_half(under, lack)
             wins += half
             for one, value in known.items():
                 totals.setdefault(one, []).append(value)
@@ -234,6 +206,9 @@ def main(_fleet: object, given: argparse.Namespace) -> None:
             rows += found
             if number % 100 == 0:
                 say(f"  {number} of {len(jobs)} traces of ours ({time.monotonic() - begun:.0f} s)")
+        # Kept apart: the others know of no exam.
+        exams = [(name, seed, launch, [float(DEFAULT)], scaling) for name, seed, launch, _targets, _scaling in jobs if name == EXAMS]
+        informed = [row for found in pool.imap_unordered(partial(ours, knowing=True), exams) for row in found]
     RESULTS.mkdir(parents=True, exist_ok=True)
     with (RESULTS / "policies_all.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
@@ -244,4 +219,7 @@ def main(_fleet: object, given: argparse.Namespace) -> None:
     report("policies", f"Ours at its default target against the best other at equal node-hours, {given.seeds} seeds", goals,
            [*notes, f"Ours with {', '.join(f'{key} {value}' for key, value in given.scaling.items()) or 'the defaults'}.",
             f"{len(jobs)} traces of ours at {len(given.targets)} targets, {time.monotonic() - begun:.0f} s."])
+    if informed:
+        table, summary = compare(rows + informed, given.seeds)
+        report("policies_known", f"Ours at its default target in the {EXAMS} without and with known exams, {given.seeds} seeds", table, [summary])
     report("policies_exam", "A tenfold exam start, launch 300 s", exam(scaling))

@@ -19,22 +19,38 @@ from dataclasses import dataclass
 WORKERS = 8
 WEEK = 7 * 1440
 HISTORY_WEEKS = 3
-SHAPES: dict[str, tuple[Callable[[random.Random], tuple[list[float], int]], bool]] = {}
+
+
+@dataclass(frozen=True)
+class Exam:
+    """People who begin at once, ``start`` minutes after the begin of what is followed. Each keeps a worker busy at first."""
+
+    start: int
+    people: float
+    minutes: int
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A trace: ``history`` came before it (whole weeks), ``loads`` is what is followed; ``weekly`` if it has a rhythm."""
+    """A trace: ``history`` came before it (whole weeks), ``loads`` is what is followed; ``weekly`` if it has a rhythm.
+
+    ``exams`` are those in it that somebody could know of before.
+    """
 
     name: str
     history: Sequence[float]
     loads: Sequence[float]
     weekly: bool
+    exams: Sequence[Exam] = ()
 
 
-def shape(name: str, weekly: bool) -> Callable[[Callable[[random.Random], tuple[list[float], int]]], Callable[[random.Random], tuple[list[float], int]]]:
-    """Register a generator: it gives the loads with their history, and where the history ends."""
-    def register(function: Callable[[random.Random], tuple[list[float], int]]) -> Callable[[random.Random], tuple[list[float], int]]:
+Generator = Callable[[random.Random], tuple[list[float], int, *tuple[Exam, ...]]]
+SHAPES: dict[str, tuple[Generator, bool]] = {}
+
+
+def shape(name: str, weekly: bool) -> Callable[[Generator], Generator]:
+    """Register a generator: it gives the loads with their history, where the history ends, and the exams."""
+    def register(function: Generator) -> Generator:
         SHAPES[name] = function, weekly
         return function
     return register
@@ -43,9 +59,9 @@ def shape(name: str, weekly: bool) -> Callable[[Callable[[random.Random], tuple[
 def generate(name: str, seed: int) -> Shape:
     """The trace of a shape for a seed; the same on every machine."""
     function, weekly = SHAPES[name]
-    loads, begin = function(random.Random(f"{name}-{seed}"))
+    loads, begin, *exams = function(random.Random(f"{name}-{seed}"))
     loads = [round(max(0.0, load), 3) for load in loads]
-    return Shape(name, loads[:begin], loads[begin:], weekly)
+    return Shape(name, loads[:begin], loads[begin:], weekly, exams)
 
 
 def bump(hour: float, middle: float, width: float) -> float:
@@ -107,18 +123,20 @@ def _noisy_small(chance: random.Random) -> tuple[list[float], int]:
 
 
 @shape("exam storm", weekly=False)
-def _exam_storm(chance: random.Random) -> tuple[list[float], int]:
+def _exam_storm(chance: random.Random) -> tuple[list[float], int, *tuple[Exam, ...]]:
     loads, begin = season(chance, 1, chance.uniform(50, 80))
+    exams = []
     for _exam in range(chance.randint(2, 4)):
         start = begin + 15 * chance.randint(32, 68)
         people, minutes = chance.uniform(60, 200), chance.choice((45, 60, 90))
+        exams.append(Exam(start - begin, people, minutes))
         for minute in range(minutes + 20):
             arrived = min(1.0, (minute + 1) / chance.choice((1, 2)))
             busy = 1.0 if minute < 3 else 0.45
             left = 1.0 if minute < 0.6 * minutes else max(0.0, 1 - (minute - 0.6 * minutes) / (0.5 * minutes))
             if start + minute < len(loads):
                 loads[start + minute] += people * arrived * busy * left
-    return noisy(chance, loads), begin
+    return noisy(chance, loads), begin, *exams
 
 
 @shape("flash crowd", weekly=False)
