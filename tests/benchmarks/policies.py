@@ -38,7 +38,7 @@ from measure import RESULTS, report, say
 
 LAUNCHES = (30, 60, 180, 300)
 LEAST, MOST = 2, 60
-DEFAULT = "0.7"
+DEFAULT = f"{Policy().target:g}"
 # Begins on a Monday at 00:00 UTC.
 BEGIN = 345600.0 + 2000 * WEEK * 60
 STATIC_SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

@@ -204,10 +204,11 @@ def forecast(situation: Situation) -> Wish | None:
     wanted = max(1, math.ceil(load / (workers * policy.target) - 1e-9))
     if size < wanted and load <= policy.scale_out_above * workers * size:
         wanted = size
-    wanted = max(wanted, situation.at_limit(load + situation.spare(load)))
+    spare = situation.spare(load)
+    wanted = max(wanted, situation.at_limit(load + spare))
     advice = policy.forecast == "recommend" or policy.forecast == "auto" and seen.days < ENOUGH_DAYS
     text = (
-        f"{load:.1f} workers busy within {until - situation.now:.0f} s, by {counted(seen.weeks, 'week')} "
+        f"{load:.1f} workers busy within {until - situation.now:.0f} s, give or take {spare:.1f}, by {counted(seen.weeks, 'week')} "
         f"and a last hour at {seen.factor:.0%} of the usual: {counted(wanted)}"
     )
     if advice:
