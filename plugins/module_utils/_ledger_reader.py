@@ -42,10 +42,10 @@ class LedgerReader:
         return History(
             recommended=tuple((float(row["started"]), int(row["recommended"])) for row in rows),
             samples=tuple(one for one in samples if one.taken >= begin),
-            minutes=Minutes(samples).since(long_ago),
             last_out=self._last("out"),
             last_in=self._last("in"),
             ghosts=frozenset(str(name) for name in self.state("ghosts") or ()),
+            minutes=Minutes(samples).since(long_ago),
         )
 
     def _last(self, direction: str) -> float:

@@ -294,7 +294,7 @@ def simulate(
             and all(_highest(wishes, now - seconds) >= seen.size for seconds in held)
         ):
             history = History(
-                tuple(wishes), () if before is None else (before,), minutes.since(now - LOOKBACK), last_out, last_in
+                tuple(wishes), () if before is None else (before,), last_out, last_in, minutes=minutes.since(now - LOOKBACK)
             )
             fresh = events and replace(events, read=now)
             ask = partial(decide, policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh)
@@ -405,7 +405,7 @@ def replay(
                 wishes.popleft()
             history = History(
                 tuple(wishes), tuple(one for one in samples if now - policy.lookback <= one.taken <= now),
-                minutes.since(now - LOOKBACK), last_out, last_in,
+                last_out, last_in, minutes=minutes.since(now - LOOKBACK),
             )
             force = tuple(
                 pause for pause, ended in pauses

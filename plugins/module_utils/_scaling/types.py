@@ -145,17 +145,17 @@ class History:
     """What the decision needs to know of the past, from the ledger.
 
     ``recommended`` are (time, count) of earlier checks, oldest first; ``samples`` the latest samples, oldest first;
-    ``minutes`` the mean load of each minute of the last hours in which a trusted sample was taken;
     ``last_out`` and ``last_in`` the times at which nodes were last really added or taken away, 0 for never;
-    ``ghosts`` the members without a node at the check before.
+    ``ghosts`` the members without a node at the check before; ``minutes`` the mean load of each minute of the last hours in which a
+    trusted sample was taken.
     """
 
     recommended: tuple[tuple[float, int], ...] = ()
     samples: tuple[Sample, ...] = ()
-    minutes: tuple[Minute, ...] = ()
     last_out: float = 0.0
     last_in: float = 0.0
     ghosts: frozenset[str] = frozenset()
+    minutes: tuple[Minute, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -72,9 +72,9 @@ def test_a_check_that_acts_gives_the_plan_to_the_playbook(
     assert isinstance(lock, int)
     assert "no capacity" in capsys.readouterr().out
     assert run("history") == 0
-    assert "2 → 4" in capsys.readouterr().out
+    assert "2 → 5" in capsys.readouterr().out
     assert run("explain") == 0
-    assert "should grow from 2 to 4" in capsys.readouterr().out
+    assert "should grow from 2 to 5" in capsys.readouterr().out
 
 
 def test_a_check_gives_the_plan_to_awx_and_records_what_became_of_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +99,7 @@ def test_a_dry_run_changes_and_records_nothing(world: World, capsys: pytest.Capt
     world.pass_time(15)
     before = world.ledger.checks(9)
     assert run("check", "--dry-run") == 0
-    assert "launch 2 nodes" in capsys.readouterr().out
+    assert "launch 3 nodes" in capsys.readouterr().out
     assert world.ledger.checks(9) == before
 
 

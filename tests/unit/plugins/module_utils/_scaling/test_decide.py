@@ -9,19 +9,27 @@ import zoneinfo
 import pytest
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.decide import decide
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import Minutes
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.recommend import active
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import survey
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Decision, History, Member, Node, Outlook, Pause, Sample
 
 NOW = 1_000_000.0
+
+
+def plain(**settings: object) -> Policy:
+    """Numbers that are easy to reckon with: two steps of caution, one node at a time."""
+    return Policy(**{"max_nodes": 20, "target": 0.7, "scale_out_above": 0.77, "scale_in_below": 0.63, "max_step_out": 2, "max_step_in": 1, **settings})
+
+
 QUIET = History(recommended=((NOW - 400, 1), (NOW - 100, 1)))
 
 
 def decided(
     size: int, load: float, policy: Policy | None = None, history: History = QUIET, trusted: bool = True, **more: object
 ) -> Decision:
-    policy = policy or Policy(max_nodes=20)
+    policy = policy or plain()
     sick = int(more.pop("sick", 0))
     lower = bool(more.pop("lower_bound", False))
     nodes = [Node(f"n{i}", "web", f"10.0.0.{i}", "a", "running", 0.0) for i in range(size + sick)]
@@ -63,12 +71,12 @@ def test_tracking_and_caps(size: int, load: float, desired: int, last: str) -> N
 
 
 def test_a_smaller_step_factor_still_allows_one_node() -> None:
-    assert decided(2, 20, Policy(max_step_out=1.1)).desired == 3
+    assert decided(2, 20, plain(max_step_out=1.1)).desired == 3
 
 
 def test_larger_steps_out_are_a_matter_of_policy() -> None:
-    wide = Policy(max_nodes=30, max_step_out=10)
-    assert decided(2, 56, Policy(max_nodes=30)).desired == 4
+    wide = plain(max_nodes=30, max_step_out=10)
+    assert decided(2, 56, plain(max_nodes=30)).desired == 4
     assert decided(2, 56, wide).desired == 20
     assert decided(2, 200, wide).desired == 20
 
@@ -80,43 +88,56 @@ def test_the_forecast_adds_nodes_in_time_and_never_takes_one_away() -> None:
     assert (grown.desired, grown.recommended) == (4, 8)  # eight wanted, twice the size at most
     assert "forecast" in codes(grown)
     assert decided(4, 11, outlook=quiet, launch_seconds=60.0).desired == 4
-    told = decided(2, 5, Policy(max_nodes=20, forecast="recommend"), outlook=busy, launch_seconds=300.0)
+    told = decided(2, 5, plain(forecast="recommend"), outlook=busy, launch_seconds=300.0)
     assert (told.desired, told.recommended) == (2, 2)
     assert "forecast" in codes(told)
     # Advice alone is no recommendation, and it holds no node back.
-    assert "no_recommendation" in codes(decided(2, 5, Policy(forecast="recommend"), trusted=False, outlook=busy, launch_seconds=300.0))
-    shrinking = decided(8, 5, Policy(max_nodes=20, forecast="recommend"), outlook=busy, launch_seconds=300.0)
+    assert "no_recommendation" in codes(decided(2, 5, plain(forecast="recommend"), trusted=False, outlook=busy, launch_seconds=300.0))
+    shrinking = decided(8, 5, plain(forecast="recommend"), outlook=busy, launch_seconds=300.0)
     assert shrinking.direction == "in"
 
 
 def surging(size: int, load: float) -> History:
     """A quarter of an hour of calm, then such a load: every trend's moment."""
-    calm = tuple(Sample(NOW - 60 * back, 60, load / 6, 0, 0, 4 * size, size, 0, True) for back in range(15, 0, -1))
-    return History(QUIET.recommended, calm)
+    calm = [Sample(NOW - 60 * back, 60, load / 6, 0, 0, 4 * size, size, 0, True) for back in range(15, 0, -1)]
+    return History(QUIET.recommended, tuple(calm), minutes=Minutes(calm).since(0.0))
 
 
 def test_a_trend_counts_as_the_policy_lets_it() -> None:
     history = surging(4, 12.0)  # 75 %, within the dead band
-    kept = decided(4, 12.0, history=history, launch_seconds=180.0)
-    assert (kept.desired, kept.recommended, kept.direction) == (4, 4, "none")
-    told = decided(4, 12.0, Policy(max_nodes=20, trend="recommend"), history=history, launch_seconds=180.0)
+    counts = decided(4, 12.0, history=history, launch_seconds=180.0)
+    assert (counts.desired, counts.recommended, counts.direction) == (6, 6, "out")
+    told = decided(4, 12.0, plain(trend="recommend"), history=history, launch_seconds=180.0)
     assert (told.desired, told.recommended) == (4, 4)
     assert next(reason for reason in told.reasons if reason.code == "trend").desired == 6
-    off = decided(4, 12.0, Policy(max_nodes=20, trend="off"), history=history, launch_seconds=180.0)
+    off = decided(4, 12.0, plain(trend="off"), history=history, launch_seconds=180.0)
     assert "trend" not in codes(off)
-    counts = decided(4, 12.0, Policy(max_nodes=20, trend="scale_out"), history=history, launch_seconds=180.0)
-    assert (counts.desired, counts.recommended) == (6, 6)
-    # Where those that serve are beyond the dead band, a leap may say how far they have to grow.
-    grown = decided(4, 13.0, history=surging(4, 13.0), launch_seconds=180.0)
-    assert grown.desired == 6 > decided(4, 13.0, Policy(max_nodes=20, trend="recommend"), history=surging(4, 13.0), launch_seconds=180.0).desired
     # What is only told keeps no node that nothing else wants.
-    assert decided(8, 12.0, Policy(max_nodes=20, trend="recommend"), history=surging(8, 12.0), launch_seconds=180.0).direction == "in"
+    assert decided(8, 12.0, plain(trend="recommend"), history=surging(8, 12.0), launch_seconds=180.0).direction == "in"
+
+
+def lately(before: float) -> History:
+    """Nobody wanted the third node for the window, though somebody did before; the minute before had such a load."""
+    return History(((NOW - 1000, 2), (NOW - 600, 4), (NOW - 400, 2), (NOW - 100, 2)), minutes=((NOW // 60 * 60 - 60, before, 4),))
+
+
+def test_a_node_goes_when_the_need_falls() -> None:
+    # Three and a half workers of four in 85 % of them: what one node takes; four take a second one.
+    assert (decided(4, 6.5, history=lately(7.0)).desired, decided(4, 6.5, history=lately(6.0)).desired) == (3, 4)
+    waiting = decided(4, 6.5, history=lately(6.0))
+    assert codes(waiting)[-1] == "timing" and "900 s" in waiting.reasons[-1].text
+    # Below the minimum nobody needs less, so nothing falls; whoever waited for three windows goes all the same.
+    quiet = History(((NOW - 1000, 2), (NOW - 100, 2)), minutes=lately(6.0).minutes)
+    assert decided(4, 6.5, history=quiet).desired == 3
+    # More than a quarter too many is no matter of a moment, and without a minute before there is none to compare.
+    assert decided(8, 6.5, history=lately(6.0)).desired == 7
+    assert decided(4, 6.5, history=History(lately(6.0).recommended)).desired == 3
 
 
 def test_larger_steps_in_are_a_matter_of_policy() -> None:
-    assert decided(6, 0, Policy(max_nodes=9, max_step_in=3)).desired == 3
-    assert decided(12, 0, Policy(max_nodes=20)).desired == 11
-    assert decided(12, 0, Policy(max_nodes=20, max_step_in="auto")).desired == 9
+    assert decided(6, 0, plain(max_nodes=9, max_step_in=3)).desired == 3
+    assert decided(12, 0, plain()).desired == 11
+    assert decided(12, 0, plain(max_step_in="auto")).desired == 9
 
 
 @pytest.mark.parametrize(
@@ -158,7 +179,7 @@ def test_cooldowns(load: float, last_out: float, last_in: float, desired: int) -
 def test_untrusted_metrics_never_shrink_and_bounds_still_hold() -> None:
     assert decided(4, 0, trusted=False).desired == 4
     assert decided(1, 0, trusted=False).desired == 2
-    assert decided(9, 0, Policy(max_nodes=6), trusted=False).desired == 6
+    assert decided(9, 0, plain(max_nodes=6), trusted=False).desired == 6
     assert decided(4, 100, trusted=False).desired == 4
     assert decided(4, 100, trusted=False, lower_bound=True).desired == 8
     assert decided(4, 0, trusted=False, lower_bound=True).desired == 4
@@ -175,8 +196,8 @@ def test_a_loss_that_was_announced_leaves_the_dead_band_where_it_was() -> None:
     nodes = [Node(f"n{i}", "web", f"10.0.0.{i}", "a", "running", 0.0, notice=NOW + 600 if i == 0 else 0.0) for i in range(3)]
     members = [Member(node.name, node.address, "up", 4, since=5000.0) for node in nodes]
     taken = Sample(NOW, 60, 9.0, 0, 0, 12, 3, 0, True)  # 75 % of what still serves
-    seen = survey(Policy(), nodes, members, NOW)
-    decision = decide(Policy(), taken, seen, History(recommended=((NOW - 400, 3), (NOW - 15, 3))), NOW)
+    seen = survey(plain(), nodes, members, NOW)
+    decision = decide(plain(), taken, seen, History(recommended=((NOW - 400, 3), (NOW - 15, 3))), NOW)
     assert (seen.size, decision.size, decision.desired) == (2, 3, 3)
 
 
@@ -219,8 +240,8 @@ def test_a_person_stands_above_the_recommenders_but_not_above_the_bounds() -> No
 
 
 def test_reasons_keep_every_wish_and_their_order() -> None:
-    policy = Policy.from_settings({"max_nodes": 5, "schedule": [{"nodes": 5, "from": "00:00", "until": "23:59"}]})
-    assert codes(decided(4, 100, policy)) == ["tracking", "schedule", "step_out", "max_nodes"]
+    policy = Policy.from_settings({"max_nodes": 5, "max_step_out": 1.25, "schedule": [{"nodes": 5, "from": "00:00", "until": "23:59"}]})
+    assert codes(decided(4, 100, policy)) == ["tracking", "schedule", "step_out"]
     # A floor was known before: it is not reached in steps, for it has to be there in time.
     assert codes(decided(2, 0, policy)) == ["tracking", "schedule"]
     assert codes(decided(2, 100, policy)) == ["tracking", "schedule", "step_out"]

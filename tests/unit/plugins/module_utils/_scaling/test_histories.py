@@ -114,11 +114,11 @@ def test_two_controllers_launch_once() -> None:
     world.meanwhile = lambda: world.check() and None
     world.check()
     world.pass_time(15)
-    assert len(world.nodes) == 4
+    assert len(world.nodes) == 5
 
 
 def test_an_outdated_list_of_nodes_launches_nothing_twice() -> None:
-    world = World(POLICIES[0], MemoryLedger(), size=2, load=9.0)
+    world = World(POLICIES[0], MemoryLedger(), size=2, load=10.0)
     world.check()
     assert len(world.nodes) == 4
     old = (world.now, [node for node in world.nodes.values() if "launch" not in node.tags])

@@ -28,7 +28,7 @@ def test_defaults_are_valid_and_equal_to_the_schema() -> None:
         ({"target": float("nan")}, "target"),
         ({"target": 1.5}, "target"),
         ({"dead_band": 0}, "dead_band"),
-        ({"scale_in_below": 0.77}, "scale_in_below"),
+        ({"scale_in_below": 0.825}, "scale_in_below"),
         ({"scale_out_above": 0.6}, "scale_out_above"),
         ({"scale_out_above": 0.69, "scale_in_below": 0.2}, "target"),
         ({"max_node": 3}, "max_node"),
@@ -76,11 +76,11 @@ def test_steps_are_small_unless_the_policy_says_otherwise() -> None:
     policy = Policy.from_settings({})
     assert (policy.cooldown_between, Policy.from_settings({"cooldown_in": 10}).cooldown_between) == (60, 10)
     assert Policy.from_settings({"cooldown_in": 10, "cooldown_between": 20}).cooldown_between == 20
-    assert (policy.max_step_out, policy.trend) == (2, "growth")
-    assert [(policy.step_in(size), policy.draining(size)) for size in (0, 2, 8, 200)] == [(1, 1)] * 4
-    share = Policy.from_settings({"max_step_in": "auto", "max_draining": "auto"})
-    assert [share.step_in(size) for size in (0, 2, 7, 8, 20)] == [1, 1, 1, 2, 5]
-    assert share.draining(20) == 5
+    assert (policy.max_step_out, policy.trend) == (3, "scale_out")
+    assert [policy.step_in(size) for size in (0, 2, 7, 8, 20)] == [1, 1, 1, 2, 5]
+    assert policy.draining(20) == 5
+    single = Policy.from_settings({"max_step_in": 1, "max_draining": 1})
+    assert [(single.step_in(size), single.draining(size)) for size in (0, 2, 8, 200)] == [(1, 1)] * 4
     mixed = Policy.from_settings({"max_step_in": 3, "max_draining": "auto"})
     assert (mixed.step_in(20), mixed.draining(20)) == (3, 3)
     assert Policy.from_settings({"max_step_in": "auto", "max_draining": 2}).draining(20) == 2

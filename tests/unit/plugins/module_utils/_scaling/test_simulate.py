@@ -60,12 +60,11 @@ def test_a_fleet_follows_the_day_and_costs_what_it_ran() -> None:
 @pytest.mark.parametrize(("busy", "swing"), [(0.7, 0.1), (0.6, 0.2)])
 def test_a_steady_fleet_does_not_flap_in_noise(busy: float, swing: float) -> None:
     chance = random.Random(1)
-    # Two nodes of eight workers; never busier than the dead band allows, so no third one is needed.
+    # Two nodes of eight workers; never busier than the limit, so no third one is needed.
     loads = [16 * busy * chance.uniform(1 - swing, 1 + swing) for _minute in range(1440)]
-    result = simulate(DEFAULT, Trace(BEGIN, loads))
-    assert (result.launched, result.decisions) == (0, [])
-    # Whoever lets the trend add nodes buys calm for short peaks with them: this is why it is not the default.
-    assert simulate(dataclasses.replace(DEFAULT, trend="scale_out"), Trace(BEGIN, loads)).launched > 0
+    # A chance of these minutes may still look like more to come: once a day at most.
+    assert simulate(DEFAULT, Trace(BEGIN, loads)).launched <= 1
+    assert simulate(dataclasses.replace(DEFAULT, trend="growth"), Trace(BEGIN, loads)).launched == 0
 
 
 def test_a_trend_that_is_only_told_changes_no_step() -> None:
@@ -76,15 +75,16 @@ def test_a_trend_that_is_only_told_changes_no_step() -> None:
     assert told.launched > 3
 
 
-def test_a_fleet_shrinks_by_one_drained_node_at_a_time_by_default() -> None:
+@pytest.mark.parametrize(("cautious", "most"), [({}, 3), ({"max_step_in": 1, "max_draining": 1}, 1)])
+def test_a_fleet_shrinks_by_a_quarter_or_by_one_node_at_a_time(cautious: dict[str, int], most: int) -> None:
     seen: list[tuple[int, int]] = []
 
     def watch(_now: float, _sample: Sample, decision: Decision, survey_: Survey) -> None:
         seen.append((decision.size - decision.desired, len(survey_.of("draining", "drained"))))
 
-    simulate(DEFAULT, Trace(BEGIN, [80.0] * 30 + [8.0] * 120), Model(drain_seconds=400), watch=watch)
-    assert max(down for down, _leaving in seen) == 1
-    assert max(leaving for _down, leaving in seen) == 1
+    simulate(dataclasses.replace(DEFAULT, **cautious), Trace(BEGIN, [80.0] * 30 + [8.0] * 120), Model(drain_seconds=400), watch=watch)
+    assert max(down for down, _leaving in seen) == most
+    assert max(leaving for _down, leaving in seen) == most
 
 
 def test_launch_time_and_lag_cost_exactly_what_they_are() -> None:
@@ -119,7 +119,7 @@ def test_gaps_are_untrusted_and_shrink_nothing() -> None:
     result = simulate(STEADY, Trace(BEGIN, loads), watch=lambda now, s, d, _v: seen.append((now, s.trusted, d.direction)))
     blind = [direction for now, trusted, direction in seen if not trusted]
     assert len(blind) == 240 and set(blind) == {"none"}
-    assert {count for _when, count in result.supply} == {11}
+    assert {count for _when, count in result.supply} == {10}
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
