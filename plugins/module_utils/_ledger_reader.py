@@ -39,13 +39,15 @@ class LedgerReader:
                 "SELECT * FROM samples WHERE taken >= ? AND taken <= ? ORDER BY taken", min(begin, long_ago), now
             )
         ]
+        minutes = Minutes(samples)
         return History(
             recommended=tuple((float(row["started"]), int(row["recommended"])) for row in rows),
             samples=tuple(one for one in samples if one.taken >= begin),
             last_out=self._last("out"),
             last_in=self._last("in"),
             ghosts=frozenset(str(name) for name in self.state("ghosts") or ()),
-            minutes=Minutes(samples).since(long_ago),
+            minutes=minutes.lately(now),
+            swing=minutes.swing(now),
         )
 
     def _last(self, direction: str) -> float:

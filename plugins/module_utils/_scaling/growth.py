@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import median
@@ -40,21 +40,48 @@ class Growth:
 class Minutes:
     """The mean load of each minute of the clock, from trusted samples: those within one minute are too much alike to count each."""
 
-    def __init__(self, samples: Sequence[Sample] = ()) -> None:
+    def __init__(self, samples: Iterable[Sample] = ()) -> None:
         self._kept: deque[Minute] = deque()
+        # (begin of the earlier one, change to the next in square roots of the load) of minutes that are over.
+        self._changes: deque[tuple[float, float]] = deque()
+        self._swing: float | None = None
         for one in samples:
             self.add(one)
 
     def add(self, sample: Sample) -> None:
         """Count a sample that is not older than those before it."""
-        if sample.trusted:
-            added(self._kept, sample)
+        if not sample.trusted:
+            return
+        count = len(self._kept)
+        added(self._kept, sample)
+        if len(self._kept) > count >= 2:
+            (begin, before, _samples), (_begin, after, _more), _present = [self._kept[place] for place in (-3, -2, -1)]
+            self._changes.append((begin, (after - before) / math.sqrt(max(1.0, (before + after) / 2))))
+            self._swing = None
 
-    def since(self, moment: float) -> tuple[Minute, ...]:
-        """The minutes from a moment on; those before it are forgotten."""
-        while self._kept and self._kept[0][0] < moment:
+    def lately(self, now: float) -> tuple[Minute, ...]:
+        """The minutes that a line may go through. Older ones are forgotten but for those that the next change is reckoned from."""
+        since = now - LINE_SECONDS - MINUTE
+        while len(self._kept) > 2 and self._kept[0][0] < since:
             self._kept.popleft()
-        return tuple(self._kept)
+        return tuple([one for one in self._kept if one[0] >= since])
+
+    def swing(self, now: float) -> float:
+        """Standard deviation of a minute's load, in square roots of the load; 0 where too few minutes tell it.
+
+        From the changes between minutes, by medians (the median absolute deviation times 1.48 is a standard deviation, a change
+        has twice the variance of its sides), so that neither a step nor a steady growth counts as swing.
+        """
+        while self._changes and self._changes[0][0] < now - LOOKBACK:
+            self._changes.popleft()
+            self._swing = None
+        if self._swing is None:
+            changes = [change for _begin, change in self._changes]
+            self._swing = 0.0
+            if len(changes) >= FEWEST:
+                usual = median(changes)
+                self._swing = max(LEAST_SWING, 1.48 / math.sqrt(2) * median([abs(change - usual) for change in changes]))
+        return self._swing
 
 
 def added(minutes: deque[Minute] | list[Minute], sample: Sample) -> None:
@@ -65,21 +92,6 @@ def added(minutes: deque[Minute] | list[Minute], sample: Sample) -> None:
         minutes.append((begin, (load * count + sample.load) / (count + 1), count + 1))
     else:
         minutes.append((begin, sample.load, 1))
-
-
-def swing(minutes: Sequence[Minute]) -> float:
-    """Standard deviation of a minute's load, in square roots of the load; 0 where too few minutes tell it.
-
-    From the changes between minutes, by medians (the median absolute deviation times 1.48 is a standard deviation, a change
-    has twice the variance of its sides), so that neither a step nor a steady growth counts as swing.
-    """
-    changes = [
-        (after[1] - before[1]) / math.sqrt(max(1.0, (before[1] + after[1]) / 2)) for before, after in zip(minutes, minutes[1:])
-    ]
-    if len(changes) < FEWEST:
-        return 0.0
-    usual = median(changes)
-    return max(LEAST_SWING, 1.48 / math.sqrt(2) * median([abs(change - usual) for change in changes]))
 
 
 def growth(minutes: Sequence[Minute], noise: float) -> Growth | None:

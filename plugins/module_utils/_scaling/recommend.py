@@ -26,7 +26,6 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.gr
     MINUTE,
     added,
     growth,
-    swing,
 )
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import (
@@ -105,19 +104,13 @@ class Situation:
             added(minutes, self.sample)
         return minutes
 
-    @cached_property
-    def swing(self) -> float:
-        """Standard deviation of a minute in square roots of its load. The present one is not over: it says where the load is, not
-        how it swings."""
-        return swing(self.minutes[:-1])
-
     def at_limit(self, load: float) -> int:
         """Nodes that are busy up to :data:`LIMIT` with such a load."""
         return math.ceil(load / (self.workers * LIMIT) - 1e-9)
 
     def spare(self, load: float, swings: float = SWINGS) -> float:
         """The swing that must find room beside a load."""
-        return swings * self.swing * math.sqrt(max(1.0, load))
+        return swings * self.history.swing * math.sqrt(max(1.0, load))
 
 
 Recommender = Callable[[Situation], Optional[Wish]]  # noqa: UP045 evaluated, also by Python 3.9
@@ -168,7 +161,7 @@ def trend(situation: Situation) -> Wish | None:
     if policy.trend == "off" or situation.launch_seconds <= 0 or not sample.trusted or not size:
         return None
     lead = situation.launch_seconds + RUN_SECONDS
-    rise = growth(situation.minutes, situation.swing * math.sqrt(max(1.0, sample.load)))
+    rise = growth(situation.minutes, situation.history.swing * math.sqrt(max(1.0, sample.load)))
     if rise is not None:
         ahead = rise.level + rise.slope * min(lead, GOES_ON * rise.seconds)
         grows = f"grows by {rise.slope * 60:.1f} a minute: {ahead:.1f} within {lead:.0f} s"

@@ -27,7 +27,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.fo
     outlook,
     slot_of,
 )
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import LOOKBACK, Minutes
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import Minutes
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.plan import plan
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.recommend import (
@@ -294,7 +294,8 @@ def simulate(
             and all(_highest(wishes, now - seconds) >= seen.size for seconds in held)
         ):
             history = History(
-                tuple(wishes), () if before is None else (before,), last_out, last_in, minutes=minutes.since(now - LOOKBACK)
+                tuple(wishes), () if before is None else (before,), last_out, last_in,
+                minutes=minutes.lately(now), swing=minutes.swing(now),
             )
             fresh = events and replace(events, read=now)
             ask = partial(decide, policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh)
@@ -405,7 +406,7 @@ def replay(
                 wishes.popleft()
             history = History(
                 tuple(wishes), tuple(one for one in samples if now - policy.lookback <= one.taken <= now),
-                last_out, last_in, minutes=minutes.since(now - LOOKBACK),
+                last_out, last_in, minutes=minutes.lately(now), swing=minutes.swing(now),
             )
             force = tuple(
                 pause for pause, ended in pauses

@@ -146,8 +146,8 @@ class History:
 
     ``recommended`` are (time, count) of earlier checks, oldest first; ``samples`` the latest samples, oldest first;
     ``last_out`` and ``last_in`` the times at which nodes were last really added or taken away, 0 for never;
-    ``ghosts`` the members without a node at the check before; ``minutes`` the mean load of each minute of the last hours in which a
-    trusted sample was taken.
+    ``ghosts`` the members without a node at the check before; ``minutes`` the mean load of each of the last minutes, from
+    trusted samples, and ``swing`` a minute's standard deviation in square roots of the load, 0 for unknown.
     """
 
     recommended: tuple[tuple[float, int], ...] = ()
@@ -156,6 +156,7 @@ class History:
     last_in: float = 0.0
     ghosts: frozenset[str] = frozenset()
     minutes: tuple[Minute, ...] = ()
+    swing: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -121,15 +121,19 @@ class LedgerContract:
             commit(ledger, at=NOW - age)
         assert [when for when, _count in ledger.history(NOW, 300).recommended] == [NOW - 400, NOW - 100]
 
-    def test_history_has_the_minutes_of_hours(self, ledger: Ledger) -> None:
+    def test_history_has_the_last_minutes_and_the_swing_of_hours(self, ledger: Ledger) -> None:
         minute = NOW // 60 * 60
-        for taken, load in ((minute - 3600, 4.0), (minute - 3600 + 15, 6.0), (minute - 3600 + 75, 8.0), (minute - 3 * 3600, 1.0)):
+        for taken, load in ((minute - 600, 4.0), (minute - 585, 6.0), (minute - 525, 8.0), (minute - 1200, 1.0)):
             known = replace(SAMPLE, taken=taken, seconds=15.0, load=load, trusted=True)
             ledger.commit(taken, "test", known, DECISION, Plan(), ledger.mark())
         ledger.commit(minute, "test", replace(SAMPLE, taken=minute, load=99.0), DECISION, Plan(), ledger.mark())
         history = ledger.history(NOW, 300)
-        assert history.minutes == ((minute - 3660, 4.0, 1), (minute - 3600, 6.0, 1), (minute - 3540, 8.0, 1))
-        assert [one.load for one in history.samples] == [99.0]
+        assert history.minutes == ((minute - 660, 4.0, 1), (minute - 600, 6.0, 1), (minute - 540, 8.0, 1))
+        assert ([one.load for one in history.samples], history.swing) == ([99.0], 0.0)
+        for back in range(100, 20, -1):
+            known = replace(SAMPLE, taken=minute - 60 * back, load=50.0 + back % 3, trusted=True)
+            ledger.commit(known.taken, "test", known, DECISION, Plan(), ledger.mark())
+        assert 0.0 < ledger.history(NOW, 300).swing < 1.0
 
     def test_only_real_changes_start_a_cooldown(self, ledger: Ledger) -> None:
         commit(ledger)

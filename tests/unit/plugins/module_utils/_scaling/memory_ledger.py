@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Superseded, _acted
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import LOOKBACK, Minutes
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import Minutes
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import (
     Decision,
     History,
@@ -101,10 +101,12 @@ class MemoryLedger:
         begin = now - window
         wishes = [(when, wish) for when, wish, _acted, _size in self._checks if when <= now]
         first = max((when for when, _wish in wishes if when <= begin), default=begin)
+        minutes = Minutes([s for s in self._samples if s.taken <= now])
         return History(
             recommended=tuple(item for item in wishes if item[0] >= first),
             samples=tuple(s for s in self._samples if begin <= s.taken <= now),
-            minutes=Minutes([s for s in self._samples if s.taken <= now]).since(now - LOOKBACK),
+            minutes=minutes.lately(now),
+            swing=minutes.swing(now),
             last_out=max((when for when, _w, acted, _s in self._checks if acted == "out"), default=0.0),
             last_in=max((when for when, _w, acted, _s in self._checks if acted == "in"), default=0.0),
             ghosts=frozenset(self._state.get("ghosts", ())),

@@ -100,7 +100,8 @@ def test_the_forecast_adds_nodes_in_time_and_never_takes_one_away() -> None:
 def surging(size: int, load: float) -> History:
     """A quarter of an hour of calm, then such a load: every trend's moment."""
     calm = [Sample(NOW - 60 * back, 60, load / 6, 0, 0, 4 * size, size, 0, True) for back in range(15, 0, -1)]
-    return History(QUIET.recommended, tuple(calm), minutes=Minutes(calm).since(0.0))
+    kept = Minutes(calm)
+    return History(QUIET.recommended, tuple(calm), minutes=kept.lately(NOW), swing=kept.swing(NOW))
 
 
 def test_a_trend_counts_as_the_policy_lets_it() -> None:

@@ -17,7 +17,6 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.gr
     LOOKBACK,
     Minutes,
     growth,
-    swing,
 )
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.recommend import Situation, trend
@@ -28,6 +27,10 @@ NOW = 1_800_000_000.0
 
 def minutes(loads: list[float]) -> tuple[Minute, ...]:
     return tuple((NOW + 60 * place, load, 4) for place, load in enumerate(loads))
+
+
+def swing(loads: list[float]) -> float:
+    return Minutes([sample(minute[0] + 60, minute[1], 60.0) for minute in minutes([*loads, 0.0])]).swing(NOW)
 
 
 def noise(load: float, deviation: float, count: int = 120, seed: int = 1) -> list[float]:
@@ -42,34 +45,46 @@ def sample(taken: float, load: float, seconds: float = 15.0, trusted: bool = Tru
 def test_a_minute_is_the_mean_of_its_trusted_samples() -> None:
     seen = Minutes([sample(NOW + second, load) for second, load in ((15, 4.0), (30, 6.0), (45, 5.0), (75, 9.0))])
     seen.add(sample(NOW + 60, 99.0, trusted=False))
-    assert seen.since(NOW) == ((NOW, 5.0, 3), (NOW + 60, 9.0, 1))
-    # What is older is forgotten, a minute that began before is not whole.
-    assert seen.since(NOW + 1) == ((NOW + 60, 9.0, 1),)
-    assert seen.since(NOW) == ((NOW + 60, 9.0, 1),)
+    assert seen.lately(NOW + 960) == ((NOW, 5.0, 3), (NOW + 60, 9.0, 1))
+    assert seen.lately(NOW + 961) == ((NOW + 60, 9.0, 1),)
+
+
+def test_an_old_minute_is_forgotten_but_not_its_change() -> None:
+    loads = noise(50.0, 2.0)
+    whole = Minutes([sample(NOW + 60 * place, load, 60.0) for place, load in enumerate(loads)])
+    asked = Minutes()
+    for place, load in enumerate(loads):
+        asked.lately(NOW + 60 * place)
+        asked.swing(NOW + 60 * place)
+        asked.add(sample(NOW + 60 * place, load, 60.0))
+    later = NOW + LOOKBACK - 60.0
+    assert (asked.lately(later), asked.swing(later)) == (whole.lately(later), whole.swing(later))
+    # Two hours later nothing is known any more.
+    assert whole.swing(NOW + 2 * LOOKBACK) == 0.0
 
 
 def test_a_sample_belongs_to_the_minute_of_its_middle() -> None:
-    assert Minutes([sample(NOW + 65, 1.0, seconds=60.0)]).since(0.0) == ((NOW, 1.0, 1),)
+    assert Minutes([sample(NOW + 65, 1.0, seconds=60.0)]).lately(NOW) == ((NOW, 1.0, 1),)
 
 
 @pytest.mark.parametrize("load", [10.0, 100.0, 1000.0])
 @pytest.mark.parametrize("deviation", [0.3, 1.0])
 def test_the_swing_is_learnt_in_square_roots_of_the_load(load: float, deviation: float) -> None:
-    assert swing(minutes(noise(load, deviation * math.sqrt(load)))) == pytest.approx(deviation, rel=0.35)
+    assert swing(noise(load, deviation * math.sqrt(load))) == pytest.approx(deviation, rel=0.35)
 
 
 def test_neither_a_step_nor_a_steady_growth_is_swing() -> None:
     calm = noise(50.0, 2.0)
-    usual = swing(minutes(calm))
-    assert swing(minutes(calm[:60] + [load + 300.0 for load in calm[60:]])) < 1.2 * usual
-    assert swing(minutes([load + place for place, load in enumerate(calm)])) < 1.2 * usual
-    assert swing(minutes([3.0 * place for place in range(60)])) < 0.3
+    usual = swing((calm))
+    assert swing((calm[:60] + [load + 300.0 for load in calm[60:]])) < 1.2 * usual
+    assert swing(([load + place for place, load in enumerate(calm)])) < 1.2 * usual
+    assert swing(([3.0 * place for place in range(60)])) < 0.3
 
 
 def test_a_few_minutes_tell_no_swing_and_the_calmest_has_some() -> None:
-    assert swing(minutes(noise(50.0, 2.0)[:8])) == 0.0
-    assert swing(minutes(noise(50.0, 2.0)[:9])) > 0.0
-    assert swing(minutes([50.0] * 60)) == LEAST_SWING
+    assert swing((noise(50.0, 2.0)[:8])) == 0.0
+    assert swing((noise(50.0, 2.0)[:9])) > 0.0
+    assert swing(([50.0] * 60)) == LEAST_SWING
 
 
 def test_a_line_is_as_long_as_it_is_straight() -> None:
@@ -109,8 +124,9 @@ def growing(loads: list[float], size: int = 4, apart: float = 60.0, launch: floa
             policy: Policy = Policy()) -> Situation:
     samples = [sample(NOW - apart * (len(loads) - 1 - place), load, apart) for place, load in enumerate(loads)]
     last = sample(NOW, loads[-1], apart, trusted)
-    kept = Minutes(samples[:-1]).since(NOW - LOOKBACK)
-    return Situation(policy, last, History(samples=tuple(samples[-10:-1]), minutes=kept), size, NOW, None, launch)
+    kept = Minutes(samples[:-1])
+    history = History(samples=tuple(samples[-10:-1]), minutes=kept.lately(NOW), swing=kept.swing(NOW))
+    return Situation(policy, last, history, size, NOW, None, launch)
 
 
 # 1.5 more each minute, up to 24 of 32 workers, which is within the dead band.
