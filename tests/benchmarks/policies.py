@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Our policy against documented autoscalers and an oracle, on traces of six shapes.
 
-    [taskset -c 0] scripts/bench policies --seeds 30 [--scaling trend=scale_out,max_step_out=10,max_step_in=auto,max_draining=auto]
+    [taskset -c 0] scripts/bench policies --seeds 30 [--scaling trend=growth,max_step_in=1,max_draining=1]
 
 Under-provisioned time and node-hours of every policy at each of its settings, so that each shows its best curve. Needed at a
 moment: ceil(one-minute load / (workers x 0.85)), at least the minimum. The oracle knows the future (see ``elasticity.oracle``).
