@@ -142,7 +142,8 @@ def _timing(chain: _Chain, situation: Situation) -> None:
     if present < before:
         return
     if max((count for when, count in history.recommended if when >= now - policy.patience), default=0) >= chain.size:
-        chain.set(chain.size, "timing", f"needed too rarely to stay, but the need does not fall just now: it goes once it does, in {policy.patience:.0f} s at the latest")
+        late = f"{policy.patience:.0f} s"
+        chain.set(chain.size, "timing", f"too many, but the need does not fall just now: fewer when it does, or unwanted for {late}")
 
 
 def _steps(chain: _Chain, policy: Policy, floor: int) -> None:

@@ -37,7 +37,6 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
     counted,
 )
 
-
 # Share of the workers that may be busy at any minute: beyond it waiting grows steeply, whatever the target is.
 LIMIT = 0.85
 # Standard deviations of a minute that must find room below the limit: one minute in a hundred has more. Where nothing grows, a node comes

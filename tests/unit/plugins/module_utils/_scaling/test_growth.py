@@ -75,16 +75,16 @@ def test_the_swing_is_learnt_in_square_roots_of_the_load(load: float, deviation:
 
 def test_neither_a_step_nor_a_steady_growth_is_swing() -> None:
     calm = noise(50.0, 2.0)
-    usual = swing((calm))
-    assert swing((calm[:60] + [load + 300.0 for load in calm[60:]])) < 1.2 * usual
-    assert swing(([load + place for place, load in enumerate(calm)])) < 1.2 * usual
-    assert swing(([3.0 * place for place in range(60)])) < 0.3
+    usual = swing(calm)
+    assert swing(calm[:60] + [load + 300.0 for load in calm[60:]]) < 1.2 * usual
+    assert swing([load + place for place, load in enumerate(calm)]) < 1.2 * usual
+    assert swing([3.0 * place for place in range(60)]) < 0.3
 
 
 def test_a_few_minutes_tell_no_swing_and_the_calmest_has_some() -> None:
-    assert swing((noise(50.0, 2.0)[:8])) == 0.0
-    assert swing((noise(50.0, 2.0)[:9])) > 0.0
-    assert swing(([50.0] * 60)) == LEAST_SWING
+    assert swing(noise(50.0, 2.0)[:8]) == 0.0
+    assert swing(noise(50.0, 2.0)[:9]) > 0.0
+    assert swing([50.0] * 60) == LEAST_SWING
 
 
 def test_a_line_is_as_long_as_it_is_straight() -> None:
