@@ -143,7 +143,7 @@ def _timing(chain: _Chain, situation: Situation) -> None:
         return
     if max((count for when, count in history.recommended if when >= now - policy.patience), default=0) >= chain.size:
         late = f"{policy.patience:.0f} s"
-        chain.set(chain.size, "timing", f"too many, but the need does not fall just now: fewer when it does, or unwanted for {late}")
+        chain.set(chain.size, "timing", f"too many, but the need does not fall just now: fewer once it does, or once nobody wanted them for {late}")
 
 
 def _steps(chain: _Chain, policy: Policy, floor: int) -> None:
