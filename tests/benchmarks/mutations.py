@@ -63,7 +63,6 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/recommend.py", "wanted = situation.at_limit(ahead + spare)", "wanted = situation.at_limit(ahead)"),
     (f"{CORE}/recommend.py", "min(wanted, max(size, situation.at_limit(ahead + situation.spare(ahead, SWINGS_FLAT))))", "wanted"),
     (f"{CORE}/recommend.py", "max(wanted, situation.at_limit(load + spare))", "wanted"),
-    (f"{CORE}/recommend.py", "base + EVENTS_MORE * added", "base + added"),
     # growth
     (f"{CORE}/growth.py", "if not sample.trusted:", "if False:"),
     (f"{CORE}/growth.py", "(sample.taken - sample.seconds / 2) // MINUTE", "sample.taken // MINUTE"),

@@ -46,7 +46,7 @@ POLICY_SCHEMA: dict[str, Setting] = {
     "min_nodes": Setting("int", 2, 1, 10000, "web nodes that always stay in service"),
     "max_nodes": Setting("int", 6, 1, 10000, "web nodes that may exist at the same time"),
     "workers": Setting("int", 4, 1, 10000, "workers of a web node, until its members report their own"),
-    "target": Setting("float", 0.75, 0.05, 1.0, "share of the workers that should be busy"),
+    "target": Setting("float", 0.7, 0.05, 1.0, "share of the workers that should be busy"),
     "dead_band": Setting("float", 0.1, 0.0, 0.9, "share around the target in which nothing is done"),
     "scale_out_above": Setting("float", None, 0.05, 1.0, "busy share above which nodes are added, instead of dead_band"),
     "scale_in_below": Setting("float", None, 0.0, 1.0, "busy share below which nodes go, instead of dead_band"),
@@ -98,10 +98,10 @@ class Policy:
     min_nodes: int = 2
     max_nodes: int = 6
     workers: int = 4
-    target: float = 0.75
+    target: float = 0.7
     dead_band: float = 0.1
-    scale_out_above: float = 0.825
-    scale_in_below: float = 0.675
+    scale_out_above: float = 0.77
+    scale_in_below: float = 0.63
     scale_in_window: float = 300.0
     cooldown_out: float = 15.0
     cooldown_in: float = 300.0

@@ -56,8 +56,6 @@ EVENTS_AHEAD = RUN_SECONDS + MARGIN
 # Events that were read longer ago may have been moved since: that is told. They count all the same.
 EVENTS_STALE = 3600.0
 EVENTS_NAMED = 3
-# More may come than came the last times.
-EVENTS_MORE = 1.1
 
 
 @dataclass(frozen=True)
@@ -251,7 +249,7 @@ def _for_moments(situation: Situation, there: Sequence[Moment], point: float) ->
     if point > situation.now and situation.sample.trusted and not any(one.ends for one in there):
         # Whoever is to come is not in the present load; whoever is to finish is.
         base = max(base, situation.sample.load)
-    return max(nodes, math.ceil((base + EVENTS_MORE * added) / (situation.workers * situation.policy.target) - 1e-9)), added
+    return max(nodes, math.ceil((base + added) / (situation.workers * situation.policy.target) - 1e-9)), added
 
 
 def _told(one: Moment, zone: str) -> str:

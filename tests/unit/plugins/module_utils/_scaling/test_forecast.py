@@ -154,9 +154,9 @@ def situation(policy: Policy, days: float = 20, size: int = 2, load: float = 10.
 
 def test_a_forecast_is_only_told_until_it_knows_two_weeks() -> None:
     wish = forecast(situation(Policy()))
-    assert wish is not None and (wish.desired, wish.advice, wish.floor) == (10, False, False)
+    assert wish is not None and (wish.desired, wish.advice, wish.floor) == (11, False, False)
     early = forecast(situation(Policy(), days=13.9))
-    assert early is not None and (early.desired, early.advice) == (10, True)
+    assert early is not None and (early.desired, early.advice) == (11, True)
     assert "only told" in early.text
     at_once = forecast(situation(Policy(forecast="scale_out"), days=1))
     assert at_once is not None and not at_once.advice
@@ -167,7 +167,7 @@ def test_a_forecast_is_only_told_until_it_knows_two_weeks() -> None:
 
 def test_a_forecast_looks_half_a_slot_further_than_a_launch_takes() -> None:
     # 240 s until a launch is done, 60 s until the next check, 150 s by which a mean of five minutes hides when the load rose.
-    for begin, desired in ((NOW + 451, 2), (NOW + 449, 10)):
+    for begin, desired in ((NOW + 451, 2), (NOW + 449, 11)):
         wish = forecast(situation(Policy(), points=((NOW - 30, 10.0), (begin, 60.0))))
         assert wish is not None and wish.desired == desired
 
@@ -180,9 +180,9 @@ def test_a_forecast_leaves_room_for_the_swing() -> None:
 
 
 def test_a_forecast_has_the_same_dead_band_as_the_load() -> None:
-    inside = forecast(situation(Policy(), points=((NOW, 13.0), (NOW + 300, 13.0))))  # 81 % of 16 workers
+    inside = forecast(situation(Policy(), points=((NOW, 12.2), (NOW + 300, 12.2))))  # 76 % of 16 workers
     assert inside is not None and inside.desired == 2
-    above = forecast(situation(Policy(), points=((NOW, 13.4), (NOW + 300, 13.4))))
+    above = forecast(situation(Policy(), points=((NOW, 12.4), (NOW + 300, 12.4))))
     assert above is not None and above.desired == 3
 
 

@@ -118,7 +118,7 @@ def test_two_controllers_launch_once() -> None:
 
 
 def test_an_outdated_list_of_nodes_launches_nothing_twice() -> None:
-    world = World(POLICIES[0], MemoryLedger(), size=2, load=10.0)
+    world = World(POLICIES[0], MemoryLedger(), size=2, load=9.0)
     world.check()
     assert len(world.nodes) == 4
     old = (world.now, [node for node in world.nodes.values() if "launch" not in node.tags])

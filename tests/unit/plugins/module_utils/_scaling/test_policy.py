@@ -28,7 +28,7 @@ def test_defaults_are_valid_and_equal_to_the_schema() -> None:
         ({"target": float("nan")}, "target"),
         ({"target": 1.5}, "target"),
         ({"dead_band": 0}, "dead_band"),
-        ({"scale_in_below": 0.825}, "scale_in_below"),
+        ({"scale_in_below": 0.77}, "scale_in_below"),
         ({"scale_out_above": 0.6}, "scale_out_above"),
         ({"scale_out_above": 0.69, "scale_in_below": 0.2}, "target"),
         ({"max_node": 3}, "max_node"),

@@ -119,7 +119,7 @@ def test_gaps_are_untrusted_and_shrink_nothing() -> None:
     result = simulate(STEADY, Trace(BEGIN, loads), watch=lambda now, s, d, _v: seen.append((now, s.trusted, d.direction)))
     blind = [direction for now, trusted, direction in seen if not trusted]
     assert len(blind) == 240 and set(blind) == {"none"}
-    assert {count for _when, count in result.supply} == {10}
+    assert {count for _when, count in result.supply} == {11}
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
@@ -220,7 +220,7 @@ def test_a_recorded_run_replays_to_identical_decisions(number: int, tmp_path: Pa
     assert again.identical == again.checks
     assert again.checks + again.skipped == 60
     assert again.checks > 40
-    assert len({decision.desired for decision in decisions}) > 2
+    assert len({decision.desired for decision in decisions}) > 1
 
 
 def test_a_replay_under_another_policy_tells_the_difference(tmp_path: Path) -> None:
