@@ -159,6 +159,9 @@ class Lane:
         self.old.script(self.tenant.name, "admin/cli/cron.php", f"--disable-wait={self.course.jobs_patience}")
 
     def _jobs_on(self) -> None:
+        if not self.line().jobs:
+            # Planned before it was known that somebody else had stopped them.
+            return
         sites = self.next if self._fits(self.course.target) else self.old
         sites.script(self.tenant.name, "admin/cli/cron.php", "--enable")
 
