@@ -43,9 +43,9 @@ def sample(taken: float, load: float, seconds: float = 15.0, trusted: bool = Tru
 
 
 def test_a_minute_is_the_mean_of_its_trusted_samples() -> None:
-    seen = Minutes([sample(NOW + second, load) for second, load in ((15, 4.0), (30, 6.0), (45, 5.0), (75, 9.0))])
+    seen = Minutes([sample(NOW + second, load) for second, load in ((15, 4.0), (30, 6.0), (45, 8.0), (75, 9.0))])
     seen.add(sample(NOW + 60, 99.0, trusted=False))
-    assert seen.lately(NOW + 960) == ((NOW, 5.0, 3), (NOW + 60, 9.0, 1))
+    assert seen.lately(NOW + 960) == ((NOW, 6.0, 3), (NOW + 60, 9.0, 1))
     assert seen.lately(NOW + 961) == ((NOW + 60, 9.0, 1),)
 
 
