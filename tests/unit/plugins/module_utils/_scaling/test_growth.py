@@ -50,17 +50,18 @@ def test_a_minute_is_the_mean_of_its_trusted_samples() -> None:
 
 
 def test_an_old_minute_is_forgotten_but_not_its_change() -> None:
-    loads = noise(50.0, 2.0)
-    whole = Minutes([sample(NOW + 60 * place, load, 60.0) for place, load in enumerate(loads)])
-    asked = Minutes()
-    for place, load in enumerate(loads):
-        asked.lately(NOW + 60 * place)
-        asked.swing(NOW + 60 * place)
-        asked.add(sample(NOW + 60 * place, load, 60.0))
-    later = NOW + LOOKBACK - 60.0
-    assert (asked.lately(later), asked.swing(later)) == (whole.lately(later), whole.swing(later))
+    # Half an hour without a reading in the middle.
+    samples = [sample(NOW + 60 * place + (1800 if place >= 50 else 0), load, 60.0) for place, load in enumerate(noise(50.0, 2.0, 80))]
+    asked, whole = Minutes(), Minutes(samples)
+    for one in samples:
+        asked.lately(one.taken)
+        asked.swing(one.taken)
+        asked.add(one)
+    now = samples[-1].taken
+    assert (asked.lately(now), asked.swing(now)) == (whole.lately(now), whole.swing(now))
+    assert len(whole.lately(now)) == 16
     # Two hours later nothing is known any more.
-    assert whole.swing(NOW + 2 * LOOKBACK) == 0.0
+    assert whole.swing(now + LOOKBACK) == 0.0
 
 
 def test_a_sample_belongs_to_the_minute_of_its_middle() -> None:
