@@ -123,12 +123,15 @@ def lately(before: float) -> History:
 
 
 def test_a_node_goes_when_the_need_falls() -> None:
-    # Three and a half workers of four in 85 % of them: what one node takes; four take a second one.
+    # A node takes 3.4: two for 6.5 and for 6, three for 7.
     assert (decided(4, 6.5, history=lately(7.0)).desired, decided(4, 6.5, history=lately(6.0)).desired) == (3, 4)
     waiting = decided(4, 6.5, history=lately(6.0))
     assert codes(waiting)[-1] == "timing" and "900 s" in waiting.reasons[-1].text
-    # Below the minimum nobody needs less, so nothing falls; whoever waited for three windows goes all the same.
-    quiet = History(((NOW - 1000, 2), (NOW - 100, 2)), minutes=lately(6.0).minutes)
+    # Below the minimum nobody needs less, so nothing falls.
+    assert decided(4, 6.5, history=lately(9.9)).desired == 3
+    assert decided(4, 6.5, plain(min_nodes=3), history=lately(9.9)).desired == 4
+    # Whoever nobody wanted for three windows goes all the same.
+    quiet = History(((NOW - 1000, 4), (NOW - 900, 2), (NOW - 100, 2)), minutes=lately(6.0).minutes)
     assert decided(4, 6.5, history=quiet).desired == 3
     # More than a quarter too many is no matter of a moment, and without a minute before there is none to compare.
     assert decided(8, 6.5, history=lately(6.0)).desired == 7
