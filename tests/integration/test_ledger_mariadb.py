@@ -153,9 +153,9 @@ def test_every_command_works_in_a_container_without_a_disk(
         world.pass_time(60)
         run(first, "check")
     grow(world, lambda: run(first, "check"))
-    assert "launch 2 nodes" in run(second, "check") and len(runs) == 1
+    assert "launch 3 nodes" in run(second, "check") and len(runs) == 1
     assert [row["status"] for row in json.loads(run(first, "history", "--all", "--json"))["checks"]] == ["done", "idle", "idle", "idle"]
-    assert "should grow from 2 to 4" in run(first, "explain")
+    assert "should grow from 2 to 5" in run(first, "explain")
     run(second, "pause", "--in-only", "--reason", "exams")
     assert [one["reason"] for one in json.loads(run(first, "status", "--json"))["pauses"]] == ["exams"]
     assert "1 pause ended" in run(first, "resume")
