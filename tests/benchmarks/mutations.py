@@ -59,7 +59,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/recommend.py", 'if policy.trend == "growth" and rise is None and', "if rise is None and"),
     (f"{CORE}/recommend.py", "newest < self.sample.taken", "True"),
     (f"{CORE}/recommend.py", "return swings * self.history.swing *", "return 0 *"),
-    (f"{CORE}/recommend.py", "min(lead, GOES_ON * rise.seconds)", "lead"),
+    (f"{CORE}/recommend.py", "horizon = min(lead, GOES_ON * rise.seconds)", "horizon = lead"),
     (f"{CORE}/recommend.py", "wanted = situation.at_limit(ahead + spare)", "wanted = situation.at_limit(ahead)"),
     (f"{CORE}/recommend.py", "min(wanted, max(size, situation.at_limit(ahead + situation.spare(ahead, SWINGS_FLAT))))", "wanted"),
     (f"{CORE}/recommend.py", "max(wanted, situation.at_limit(load + spare))", "wanted"),

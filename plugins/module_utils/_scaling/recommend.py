@@ -160,8 +160,9 @@ def trend(situation: Situation) -> Wish | None:
     lead = situation.launch_seconds + RUN_SECONDS
     rise = growth(situation.minutes, situation.history.swing * math.sqrt(max(1.0, sample.load)))
     if rise is not None:
-        ahead = rise.level + rise.slope * min(lead, GOES_ON * rise.seconds)
-        grows = f"grows by {rise.slope * 60:.1f} a minute: {ahead:.1f} within {lead:.0f} s"
+        horizon = min(lead, GOES_ON * rise.seconds)
+        ahead = rise.level + rise.slope * horizon
+        grows = f"grows by {rise.slope * 60:.1f} a minute: {ahead:.1f} within {horizon:.0f} s"
     else:
         begin = situation.minutes[-1][0] - max(MINUTE, min(LEVEL_SECONDS, policy.scale_in_window))
         lately = [load for when, load, _samples in situation.minutes if when > begin]
