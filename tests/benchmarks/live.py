@@ -30,7 +30,8 @@ from nodes import Fleet
 from site_client import Target, Visitor
 
 # The fleet's own policy with shorter windows, so that it shrinks within minutes.
-POLICY = {"min_nodes": 2, "max_nodes": 5, "scale_in_window": 60, "cooldown_in": 60}
+# The window is over within the minute of a fall: else it is chance whether a check sees both at once.
+POLICY = {"min_nodes": 2, "max_nodes": 5, "scale_in_window": 45, "cooldown_in": 60}
 INTERVAL = 15.0
 # Requests in service, minute by minute, as shares of a node's workers: 70 % of them is what a node should take.
 MINUTES = (0.5, 2.5, 2.5, 1.5, 1.5, 0.5, 0.5)
