@@ -106,7 +106,7 @@ class Situation:
         return math.ceil(load / (self.workers * LIMIT) - 1e-9)
 
     def spare(self, load: float, swings: float = SWINGS) -> float:
-        """The swing that must find room beside a load."""
+        """So many standard deviations of a load: what must find room beside it."""
         return swings * self.history.swing * math.sqrt(max(1.0, load))
 
 
@@ -158,7 +158,7 @@ def trend(situation: Situation) -> Wish | None:
     if policy.trend == "off" or situation.launch_seconds <= 0 or not sample.trusted or not size:
         return None
     lead = situation.launch_seconds + RUN_SECONDS
-    rise = growth(situation.minutes, situation.history.swing * math.sqrt(max(1.0, sample.load)))
+    rise = growth(situation.minutes, situation.spare(sample.load, 1.0))
     if rise is not None:
         horizon = min(lead, GOES_ON * rise.seconds)
         ahead = rise.level + rise.slope * horizon
