@@ -169,6 +169,8 @@ def _parser() -> argparse.ArgumentParser:
                      help="CSV with 'time,load' (seconds or ISO 8601; requests in service), a ledger's file, or 'ledger' for the fleet's own")
     sim.add_argument("--events", type=Path, metavar="FILE",
                      help="what is known ahead: an iCalendar file, or the events.json that 'moodle-fleet events' left")
+    sim.add_argument("--past", type=Path, metavar="LEDGER",
+                     help="begin with what a ledger knows (size, swing, weeks, launches): its file, or 'ledger' for the fleet's own")
     sim.add_argument("--plot", type=Path, metavar="FILE", help="also draw it, as one HTML page")
     for name, default, low, high, text in (
         ("--launch-seconds", 180.0, 1, 86400, "from the decision to the first request served"),

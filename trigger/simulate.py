@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger, open_ledger
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling import elasticity, queueing
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import DAY, WEEKS, slot_of
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import LOOKBACK, MINUTE
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.replay import Replay, replay
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import (
     Model,
-    Replay,
+    Past,
     Run,
-    replay,
     simulate,
 )
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.trace import (
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Decision, Sample
     from ansible_collections.elearning.moodle_fleet.trigger.report.story import Story
 
+OWN = Path("ledger")
 SQLITE = b"SQLite format 3\0"
 SHOWN_DECISIONS = 20
 HOLD = 600.0
@@ -45,18 +48,10 @@ def read(path: Path, policy: Policy, fleet: Fleet) -> tuple[Trace, Replay | None
 
     :raises TraceError: naming file, place and remedy.
     """
-    if path == Path("ledger"):
-        with open_ledger(fleet, trace=False) as book:
-            return _past(book, policy)
     try:
-        with open(path, "rb") as handle:
-            ledger = handle.read(len(SQLITE)) == SQLITE
-    except OSError as exc:
-        raise TraceError(f"{path}: can't be read: {exc.strerror}: give a CSV file with 'time,load' or a ledger") from exc
-    try:
-        if ledger:
-            with Ledger(path) as book:
-                return _past(book, policy)
+        if _is_ledger(path):
+            with _ledger(path, fleet) as book:
+                return _recorded(book, policy)
         with open(path, encoding="utf-8-sig", newline="") as text:
             return from_csv(text), None
     except UnicodeDecodeError as exc:
@@ -65,7 +60,42 @@ def read(path: Path, policy: Policy, fleet: Fleet) -> tuple[Trace, Replay | None
         raise TraceError(f"{path}: {exc}") from exc
 
 
-def _past(book: Ledger, policy: Policy) -> tuple[Trace, Replay]:
+def _is_ledger(path: Path) -> bool:
+    """Whether this is a ledger's file, or ``ledger`` for the fleet's own."""
+    if path == OWN:
+        return True
+    try:
+        with open(path, "rb") as handle:
+            return handle.read(len(SQLITE)) == SQLITE
+    except OSError as exc:
+        raise TraceError(f"can't be read: {exc.strerror}: give a CSV file with 'time,load' or a ledger") from exc
+
+
+def _ledger(path: Path, fleet: Fleet) -> Ledger:
+    if not _is_ledger(path):
+        raise TraceError("is no ledger: give a ledger's file, or 'ledger' for the fleet's own")
+    return open_ledger(fleet, trace=False) if path == OWN else Ledger(path)
+
+
+def known_before(book: Ledger, policy: Policy, begin: float) -> Past:
+    """What a ledger knows of the time before a trace: checks, weeks for the forecast, launches.
+
+    :raises TraceError: where it holds no check of that time.
+    """
+    checks = [(row, taken) for row, taken in book.recorded(since=begin - max(policy.lookback, LOOKBACK) - MINUTE, until=begin)]
+    span = book.span()
+    if span is None or span[0] >= begin:
+        first = "" if span is None else f" before {_utc(span[0])}"
+        raise TraceError(f"holds no check{first}, and the trace begins at {_utc(begin)}: give a trace that begins later")
+    slots = book.slots([(slot_of(begin - (WEEKS + 1) * 7 * DAY), int(begin))])[1]
+    return Past(checks, slots, book.launch_times())
+
+
+def _utc(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment))
+
+
+def _recorded(book: Ledger, policy: Policy) -> tuple[Trace, Replay]:
     again = replay(policy, book.recorded(), book.all_pauses())
     return from_samples(sample for _row, sample in book.recorded()), again
 
@@ -149,6 +179,13 @@ def run_command(fleet: Fleet, policy: Policy, arguments: Any) -> tuple[dict[str,
             known = events.for_simulation(arguments.events, policy.timezone, trace.begin, trace.end)
         except ical.CalendarError as exc:
             raise TraceError(f"--events: {exc}") from exc
+    past = Past()
+    if arguments.past:
+        try:
+            with _ledger(arguments.past, fleet) as book:
+                past = known_before(book, policy, trace.begin)
+        except TraceError as exc:
+            raise TraceError(f"--past {arguments.past}: {exc}") from exc
     begun = time.perf_counter()
     story, watch = None, None
     if arguments.plot:
@@ -156,7 +193,7 @@ def run_command(fleet: Fleet, policy: Policy, arguments: Any) -> tuple[dict[str,
 
         story = Story(policy, trace.begin, trace.end, model.interval)
         watch = partial(_tell, story)
-    outcome = simulate(policy, trace, model, events=known, watch=watch)
+    outcome = simulate(policy, trace, model, past=past, events=known, watch=watch)
     seconds = time.perf_counter() - begun
     data = result(policy, trace, model, outcome, again, patience=arguments.patience, price=arguments.price)
     if story is not None:

@@ -97,6 +97,7 @@ EXAMPLES: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
         (
             ("moodle-fleet simulate --trace ledger", "the load of the past, with the policy of today"),
             ("moodle-fleet simulate --trace exam.csv --launch-seconds 90 --price 0.12 --plot exam.html", "what an exam would cost"),
+            ("moodle-fleet simulate --trace tomorrow.csv --past ledger", "a load that is to come, for the fleet as it is now"),
         ),
         "Reads the fleet file for the policy alone; neither cloud nor balancer is contacted.",
     ),

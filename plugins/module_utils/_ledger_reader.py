@@ -48,6 +48,7 @@ class LedgerReader:
             ghosts=frozenset(str(name) for name in self.state("ghosts") or ()),
             minutes=minutes.lately(now),
             swing=minutes.swing(now),
+            flutter=minutes.flutter(now),
         )
 
     def _last(self, direction: str) -> float:

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The simulator's prediction beside what the running fleet did.
 
-A load of some minutes is written down first, and what the fleet will do is simulated from that alone, with the launch and drain times of one
-node that comes and goes before. Then learners make this load, and the trigger checks the fleet every 15 s, as its timer does. In the end
-the recorded decisions are made again from the ledger.
+A load of some minutes is written down first, and what the fleet will do is simulated from that and from what its ledger knows by then: a quarter
+of an hour of checks, with one node that comes and goes. Then learners make this load, and the trigger checks the fleet every 15 s, as its
+timer does. In the end the recorded decisions are made again from the ledger.
 """
 
 from __future__ import annotations
@@ -23,18 +23,22 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._fleet impo
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import LOOKBACK, MINUTE
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import Model, Run, replay, simulate
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.replay import replay
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import Model, Run, simulate
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.trace import from_csv
+from ansible_collections.elearning.moodle_fleet.trigger.simulate import known_before
 from measure import report, say
 from nodes import Fleet
 from site_client import Target, Visitor
 
 # The fleet's own policy with shorter windows, so that it shrinks within minutes.
-# The window is over within the minute of a fall: else it is chance whether a check sees both at once.
-POLICY = {"min_nodes": 2, "max_nodes": 5, "scale_in_window": 45, "cooldown_in": 60}
+POLICY = {"min_nodes": 2, "max_nodes": 5, "scale_in_window": 120, "cooldown_in": 120}
 INTERVAL = 15.0
-# Requests in service, minute by minute, as shares of a node's workers: 70 % of them is what a node should take.
-MINUTES = (0.5, 2.5, 2.5, 1.5, 1.5, 0.5, 0.5)
+# Before: long enough that the swing is known and nothing of the first node's coming stands within the windows.
+QUIET_MINUTES = 16
+# Requests in service, minute by minute, as shares of a node's workers: 70 % of them is what a node should take. No fall is within a check
+# or two of the end of a window: else it were chance whether a check sees both at once.
+MINUTES = (0.5, 2.5, 2.5, 2.5, 1.5, 1.5, 1.5, 1.5, 1.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
 # How long a learner's request keeps a worker busy; the stand-in site waits for it.
 REQUEST_MS = 500
 
@@ -195,15 +199,14 @@ def main(fleet: Fleet, _given: argparse.Namespace) -> None:
                 raise SystemExit("the checks before saw no member in service, or no launch: see 'moodle-fleet history'")
             policy = Policy.from_settings({**load(trigger.file).scaling, "workers": workers})
             loads = [round(share * workers) for share in MINUTES]
-            # Long enough that nothing of it stands within the windows.
-            quiet = time.time()
-            begin = float(round(quiet + 90))
-            checks(trigger, begin - 90, 90 - INTERVAL, holders, loads[:1])
+            # On a minute of the clock, as the trigger's samples are counted.
+            begin = (time.time() // MINUTE + 1 + QUIET_MINUTES) * MINUTE
+            checks(trigger, begin - QUIET_MINUTES * MINUTE, QUIET_MINUTES * MINUTE - INTERVAL, holders, loads[:1])
             file = Path(folder) / "load.csv"
             lines = [f"{begin + 60 * minute:.0f},{count}" for minute, count in enumerate(loads)]
             file.write_text("\n".join(["time,load", *lines, ""]), encoding="ascii")
             model = Model(launch_seconds=launches[0], drain_seconds=drains[0] if drains else 5.0, interval=INTERVAL, run_seconds=5.0)
-            run = simulate(policy, from_csv(file.read_text(encoding="ascii").splitlines()), model)
+            run = simulate(policy, from_csv(file.read_text(encoding="ascii").splitlines()), model, past=known_before(ledger, policy, begin))
             say(f"  predicted {len(run.decisions)} decisions; the real fleet takes {len(loads)} minutes")
             checks(trigger, begin, 60.0 * len(loads), holders, loads)
             holders.set(0)

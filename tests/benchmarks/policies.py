@@ -32,7 +32,7 @@ from traces import SHAPES, WEEK, WORKERS, generate
 import rivals
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling import elasticity, forecast
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import Model, simulate
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import Model, Past, simulate
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.trace import Trace
 from measure import RESULTS, report, say
 
@@ -74,7 +74,7 @@ def ours(job: tuple[str, int, int, Sequence[float], dict[str, Any]], knowing: bo
     for target in targets:
         policy = Policy.from_settings({"min_nodes": LEAST, "max_nodes": MOST, "workers": WORKERS, "target": target,
                                        **({"scale_out_above": 0.85} if target * 1.1 > 0.85 else {}), **scaling})
-        run = simulate(policy, Trace(BEGIN, trace.loads), Model(launch_seconds=launch), slots=known, events=ahead)
+        run = simulate(policy, Trace(BEGIN, trace.loads), Model(launch_seconds=launch), past=Past(slots=known or {}), events=ahead)
         found = elasticity.elasticity(demand, BEGIN, run.supply)
         rows.append({"shape": name, "launch": launch, "seed": seed, "policy": KNOWING if knowing else OURS, "setting": f"{target:g}",
                      "hours": run.node_hours, "under": found.under_provisioned_seconds, "instability": found.instability})

@@ -35,7 +35,8 @@ def load(name: str) -> Any:
 def _context(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `ansible-builder build` would hand to podman."""
     context = tmp_path_factory.mktemp("context")
-    command = ["ansible-builder", "create", "--file", str(ROOT / "execution-environment.yml"), "--context", str(context)]
+    command = ["ansible-builder", "create", "--file", str(ROOT / "execution-environment.yml"), "--context", str(context),
+               "--output-filename", "Containerfile"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return context

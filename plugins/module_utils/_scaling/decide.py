@@ -120,12 +120,11 @@ def _window(chain: _Chain, policy: Policy, history: History, now: float) -> None
     """A node goes only when nobody wanted it during the whole window."""
     if chain.desired >= chain.size or policy.scale_in_window <= 0:
         return
-    begin = now - policy.scale_in_window
     seconds = f"{policy.scale_in_window:.0f} s"
-    if not any(when <= begin for when, _count in history.recommended):
+    if not history.recommended or history.recommended[0][0] > now - policy.scale_in_window:
         chain.set(chain.size, "window_short", f"less than {seconds} of history, too little to take a node away")
         return
-    highest = max((count for when, count in history.recommended if when >= begin), default=chain.size)
+    highest = history.highest(now - policy.scale_in_window, chain.size)
     if highest > chain.desired:
         kept = min(chain.size, highest)
         chain.set(kept, "window", f"{counted(highest)} wanted within the last {seconds}")
@@ -141,7 +140,7 @@ def _timing(chain: _Chain, situation: Situation) -> None:
     before, present = [max(policy.min_nodes, situation.at_limit(load)) for _begin, load, _samples in minutes[-2:]]
     if present < before:
         return
-    if max((count for when, count in history.recommended if when >= now - policy.patience), default=0) >= chain.size:
+    if history.highest(now - policy.patience) >= chain.size:
         late = f"{policy.patience:.0f} s"
         chain.set(chain.size, "timing", f"too many, but the need does not fall just now: fewer once it does, or once nobody wanted them for {late}")
 

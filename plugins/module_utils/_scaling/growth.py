@@ -17,9 +17,12 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.fo
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Minute, Sample
 
 MINUTE = 60.0
-# What the swing is learnt from, and what a growth may be as old as at most.
+# How far back the samples go that matter, and how old a growth may be at most.
 LOOKBACK = 7200.0
 LINE_SECONDS = 900.0
+# The swing is reckoned anew every so many seconds, from what was known before the last of these steps: so it is the same for all
+# checks within a step, and the samples that it takes are all within LOOKBACK.
+STEP = 300.0
 # Fewer changes between minutes tell no swing. A count of requests swings by this much at least, in square roots of it.
 FEWEST = 8
 LEAST_SWING = 0.1
@@ -42,9 +45,11 @@ class Minutes:
 
     def __init__(self, samples: Iterable[Sample] = ()) -> None:
         self._kept: deque[Minute] = deque()
-        # (begin of the earlier one, change to the next in square roots of the load) of minutes that are over.
-        self._changes: deque[tuple[float, float]] = deque()
-        self._swing: float | None = None
+        # Of minutes that are over: (begin of the next one, change to the one before, steps within it), in square roots of the load.
+        self._changes: deque[tuple[float, float, float]] = deque()
+        # The last reading, and the steps between the readings of its minute together.
+        self._load = self._steps = 0.0
+        self._known: tuple[float, float, float] | None = None
         for one in samples:
             self.add(one)
 
@@ -54,10 +59,27 @@ class Minutes:
             return
         count = len(self._kept)
         added(self._kept, sample)
-        if len(self._kept) > count >= 2:
-            (begin, before, _samples), (_begin, after, _more), _present = [self._kept[place] for place in (-3, -2, -1)]
-            self._changes.append((begin, (after - before) / math.sqrt(max(1.0, (before + after) / 2))))
-            self._swing = None
+        if len(self._kept) == count:
+            self._steps += abs(sample.load - self._load)
+        else:
+            if count >= 2:
+                (_begin, before, _samples), (_over, after, readings), (present, _load, _one) = [self._kept[place] for place in (-3, -2, -1)]
+                root = math.sqrt(max(1.0, (before + after) / 2))
+                self._changes.append((present, (after - before) / root, self._steps / max(1, readings - 1) / root))
+                if self._known is not None and present <= self._known[0] - STEP:
+                    self._known = None
+            self._steps = 0.0
+        self._load = sample.load
+
+    @property
+    def last(self) -> Minute:
+        """The minute of the last sample that counted."""
+        return self._kept[-1]
+
+    def again(self, times: int) -> None:
+        """Count the last sample so many times more, all within its minute."""
+        begin, load, count = self._kept.pop()
+        self._kept.append((begin, load, count + times))
 
     def lately(self, now: float) -> tuple[Minute, ...]:
         """The minutes that a line may go through. Older ones are forgotten but for those that the next change is reckoned from."""
@@ -72,16 +94,31 @@ class Minutes:
         From the changes between minutes, by medians (the median absolute deviation times 1.48 is a standard deviation, a change
         has twice the variance of its sides), so that neither a step nor a steady growth counts as swing.
         """
-        while self._changes and self._changes[0][0] < now - LOOKBACK:
-            self._changes.popleft()
-            self._swing = None
-        if self._swing is None:
-            changes = [change for _begin, change in self._changes]
-            self._swing = 0.0
-            if len(changes) >= FEWEST:
+        return self._reckoned(now)[1]
+
+    def flutter(self, now: float) -> float:
+        """Standard deviation of a single reading within its minute, in square roots of the load; 0 where each minute has but one.
+
+        From the mean step between readings, by the median of the minutes: two values of a normal distribution are 2 / √π
+        standard deviations apart on average.
+        """
+        return self._reckoned(now)[2]
+
+    def _reckoned(self, now: float) -> tuple[float, float, float]:
+        """(begin of the step of time, swing, flutter)."""
+        begin = now // STEP * STEP
+        if self._known is None or self._known[0] != begin:
+            while self._changes and self._changes[0][0] <= begin - LOOKBACK + 2 * STEP:
+                self._changes.popleft()
+            rows = [row for row in self._changes if row[0] <= begin - STEP]
+            swing = flutter = 0.0
+            if len(rows) >= FEWEST:
+                changes = [change for _present, change, _steps in rows]
                 usual = median(changes)
-                self._swing = max(LEAST_SWING, 1.48 / math.sqrt(2) * median([abs(change - usual) for change in changes]))
-        return self._swing
+                swing = max(LEAST_SWING, 1.48 / math.sqrt(2) * median([abs(change - usual) for change in changes]))
+                flutter = math.sqrt(math.pi) / 2 * median([steps for _present, _change, steps in rows])
+            self._known = begin, swing, flutter
+        return self._known
 
 
 def added(minutes: deque[Minute] | list[Minute], sample: Sample) -> None:
@@ -94,20 +131,22 @@ def added(minutes: deque[Minute] | list[Minute], sample: Sample) -> None:
         minutes.append((begin, sample.load, 1))
 
 
-def growth(minutes: Sequence[Minute], noise: float) -> Growth | None:
+def growth(minutes: Sequence[Minute], noise: float, weight: float = 1.0) -> Growth | None:
     """The line through the last minutes, where it surely rises: through as many as a straight line fits.
 
-    ``noise`` is the standard deviation of a minute. The line grows longer minute by minute as long as the confidence intervals of the
-    slopes so far have a point in common (the rule of intersecting intervals: A. Goldenshluger, A. Nemirovski, On spatially adaptive
-    estimation of nonparametric regression, Mathematical Methods of Statistics 6, 1997). After a step it is short, so what
-    leapt and stays does not look as if it went on.
+    ``noise`` is the standard deviation of a minute. The last one counts by ``weight``, less than one while it is not over. The line
+    grows longer minute by minute as long as the confidence intervals of the slopes so far have a point in common (the rule of
+    intersecting intervals: A. Goldenshluger, A. Nemirovski, On spatially adaptive estimation of nonparametric regression,
+    Mathematical Methods of Statistics 6, 1997). After a step it is short, so what leapt and stays does not look as if it went on.
     """
     if not minutes or noise <= 0:
         return None
     last = minutes[-1][0]
-    count, whens, loads, squares, products = 0, 0.0, 0.0, 0.0, 0.0
+    # The last minute is the origin of time, so that its weight matters only to these two.
+    count, loads = weight - 1.0, (weight - 1.0) * minutes[-1][1]
+    whens, squares, products = 0.0, 0.0, 0.0
     low, high = -math.inf, math.inf
-    found: tuple[float, float, float, float] | None = None
+    slope = error = level = lasted = 0.0
     for begin, load, _samples in reversed(minutes):
         when = begin - last
         if when <= -LINE_SECONDS:
@@ -120,12 +159,13 @@ def growth(minutes: Sequence[Minute], noise: float) -> Growth | None:
         spread = squares - whens * whens / count
         if spread <= 0:
             continue
-        slope = (products - whens * loads / count) / spread
-        error = noise / math.sqrt(spread)
-        low, high = max(low, slope - ALIKE * error), min(high, slope + ALIKE * error)
+        steeper = (products - whens * loads / count) / spread
+        doubt = noise / math.sqrt(spread)
+        low = max(low, steeper - ALIKE * doubt)
+        high = min(high, steeper + ALIKE * doubt)
         if low > high:
             break
-        found = slope, error, (loads - slope * whens) / count, -when
-    if found is None or found[0] <= SURE * found[1]:
+        slope, error, level, lasted = steeper, doubt, (loads - steeper * whens) / count, -when
+    if slope <= SURE * error:
         return None
-    return Growth(found[0], found[2], found[3])
+    return Growth(slope, level, lasted)

@@ -101,6 +101,14 @@ class Situation:
             added(minutes, self.sample)
         return minutes
 
+    @property
+    def present_weight(self) -> float:
+        """What the last of the minutes counts beside the others: its readings so far may differ from the whole of it."""
+        readings = self.minutes[-1][2]
+        missing = 1 / readings - 1 / max(readings, MINUTE / max(1.0, self.sample.seconds))
+        swing, doubt = self.history.swing**2, self.history.flutter**2 * missing
+        return swing / (swing + doubt) if doubt else 1.0
+
     def at_limit(self, load: float) -> int:
         """Nodes that are busy up to :data:`LIMIT` with such a load."""
         return math.ceil(load / (self.workers * LIMIT) - 1e-9)
@@ -158,7 +166,7 @@ def trend(situation: Situation) -> Wish | None:
     if policy.trend == "off" or situation.launch_seconds <= 0 or not sample.trusted or not size:
         return None
     lead = situation.launch_seconds + RUN_SECONDS
-    rise = growth(situation.minutes, situation.spare(sample.load, 1.0))
+    rise = growth(situation.minutes, situation.spare(sample.load, 1.0), situation.present_weight)
     if rise is not None:
         horizon = min(lead, GOES_ON * rise.seconds)
         ahead = rise.level + rise.slope * horizon

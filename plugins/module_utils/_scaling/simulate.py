@@ -12,9 +12,8 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -27,7 +26,8 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.fo
     outlook,
     slot_of,
 )
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import Minutes
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import MINUTE
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.memory import Memory
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.plan import plan
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.recommend import (
@@ -48,13 +48,12 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ty
     Member,
     Node,
     Outlook,
-    Pause,
     Sample,
     Step,
 )
 
-# Loads that differ by less are the same mean, summed up otherwise.
-SAME = 1e-9
+# Loads that differ by less are the same mean, summed up otherwise; times that differ by less are the same moment.
+SAME = 1e-6
 # Reasons that a little time alone can end; those of the window and of its patience hold while anybody in them wanted so many.
 BY_THE_CLOCK = frozenset(("window_short", "cooldown_out", "cooldown_in"))
 IMAGE = "image"
@@ -107,7 +106,7 @@ class Run:
 class _World:
     """Nodes, members and what happens to them by itself."""
 
-    def __init__(self, policy: Policy, model: Model, begin: float, size: int) -> None:
+    def __init__(self, policy: Policy, model: Model, begin: float, size: int, launches: Sequence[float]) -> None:
         self.policy, self.model, self.begin = policy, model, begin
         self.chance = random.Random(model.seed)
         self.nodes: dict[str, Node] = {}
@@ -125,7 +124,7 @@ class _World:
             name = self._new(begin - 86400.0, "")
             self.launched_at[name] = begin
             self._up(name, begin)
-        self.launch_times.clear()
+        self.launch_times = list(launches)
         self.supply = [(begin, self.serving)]
 
     def _new(self, now: float, token: str) -> str:
@@ -218,10 +217,47 @@ class _World:
         left = self.since[step.node] + model.drain_seconds - now
         return min(max(0.0, left), model.drain_wait)
 
+    @property
+    def next_event(self) -> float:
+        """The last moment before something happens by itself."""
+        return self.events[0][0] - SAME if self.events else math.inf
+
     def see(self, now: float) -> tuple[list[Node], list[Member]]:
         """What cloud and balancer would tell."""
         members = [replace(member, since=now - self.since[name]) for name, member in self.members.items()]
         return list(self.nodes.values()), members
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a ledger knows of the time before a trace.
+
+    ``checks`` with their samples, oldest first, ``slots`` for the forecast, and what ``launches`` took, in seconds, newest first.
+    """
+
+    checks: Iterable[tuple[Mapping[str, Any], Sample]] = ()
+    slots: Mapping[int, float] = field(default_factory=dict)
+    launches: Sequence[float] = ()
+
+
+class _Slots:
+    """What the forecast knows: the mean load of every slot, from before the trace and from the trace so far."""
+
+    def __init__(self, means: Mapping[int, float]) -> None:
+        self.means = dict(means)
+        self.since: float | None = min(self.means) if self.means else None
+        self._seconds: dict[int, float] = {}
+
+    def add(self, sample: Sample, seconds: float) -> None:
+        """Count what a sample says of so many seconds of its slot."""
+        if not sample.trusted:
+            return
+        slot = slot_of(sample.taken)
+        before = self._seconds.get(slot, 0.0)
+        self.means[slot] = (self.means.get(slot, 0.0) * before + sample.load * seconds) / (before + seconds)
+        self._seconds[slot] = before + seconds
+        if self.since is None:
+            self.since = slot
 
 
 def simulate(
@@ -229,117 +265,78 @@ def simulate(
     trace: Trace,
     model: Model = Model(),
     *,
-    slots: Mapping[int, float] | None = None,
+    past: Past = Past(),
     events: Foreseen | None = None,
     recommenders: Sequence[Recommender] = RECOMMENDERS,
     watch: Callable[[float, Sample, Decision, Survey], None] | None = None,
 ) -> Run:
-    """Let a fleet follow the trace. ``slots`` is what the forecast knows from before it, ``events`` what is known ahead; ``watch`` is called
+    """Let a fleet follow the trace. ``past`` is what it knows from before, ``events`` what is known ahead; ``watch`` is called
     after each check."""
-    first = next((load for load in trace.loads if load is not None), 0.0)
-    size = min(policy.max_nodes, max(policy.min_nodes, math.ceil(first / (policy.workers * policy.target) - 1e-9)))
-    world = _World(policy, model, trace.begin, size)
-    known: dict[int, float] = dict(slots or {})
-    since: float | None = min(known) if known else None
-    weights: dict[int, float] = {}
-    lookback = policy.lookback
-    wishes: deque[tuple[float, int]] = deque()
-    minutes = Minutes()
-    before: Sample | None = None
-    last_out = last_in = 0.0
+    memory, slots = Memory(policy.lookback), _Slots(past.slots)
+    size: int | None = None
+    for row, taken in past.checks:
+        was = Decision.from_data(row["decision"])
+        memory.add(float(row["started"]), was.recommended, taken, str(row["acted"]))
+        size = was.desired
+    if size is None:
+        first = next((load for load in trace.loads if load is not None), 0.0)
+        size = min(policy.max_nodes, max(policy.min_nodes, math.ceil(first / (policy.workers * policy.target) - 1e-9)))
+    world = _World(policy, model, trace.begin, size, past.launches)
     decisions: list[Change] = []
     outlooks: list[tuple[float, float]] = []
-    lead, measured = launch_seconds(policy, ()), -1
+    lead = launch_seconds(policy, world.launch_times)
     seen: Survey | None = None
-    surveyed: Survey | None = None
     ahead: Outlook | None = None
-    looked: Outlook | None = None
     key: tuple[int, float] | None = None
-    checks, previous = 0, trace.begin
-    now = trace.begin + model.interval
-    workers, interval, lag = policy.workers, model.interval, model.metric_lag
     # What is only told changes no count, and takes half of the time.
     silent = [one for one in recommenders if watch is not None or one is not trend or policy.trend in ("growth", "scale_out")]
     # Where nothing goes by the clock alone, the same load and the same nodes get the same answer: most of the checks within a minute.
-    fixed = watch is None and not policy.schedule and events is None
-    decision: Decision | None = None
-    # What the last answer rests on.
-    settled = False
-    held: list[float] = []
-    reached: tuple[float, ...] = ()
-    steps: Sequence[Step] = ()
+    quick = watch is None and not policy.schedule and events is None
+    checks, previous = 0, trace.begin
+    now = trace.begin + model.interval
     while now <= trace.end:
         world.pass_time(now)
-        taken = _sample(trace, previous, now, lag, world.serving, workers, model.service_seconds)
+        taken = _sample(trace, model, previous, now, world.serving, policy.workers)
         if seen is None or world.changed or not seen.at_rest:
             nodes, members = world.see(now)
             seen = survey(policy, nodes, members, now)
+            lead = launch_seconds(policy, world.launch_times)
             world.changed = False
-        if world.launched != measured:
-            measured = world.launched
-            lead = launch_seconds(policy, world.launch_times)
-        elif world.launch_times and len(world.launch_times) <= 20:
-            lead = launch_seconds(policy, world.launch_times)
         if policy.forecast != "off" and key != (slot_of(now), lead):
             key = slot_of(now), lead
-            ahead = outlook(known, now, lead, policy.timezone, since)
+            ahead = outlook(slots.means, now, lead, policy.timezone, slots.since)
             if ahead is not None:
                 outlooks.append((now, max(load for _begin, load in ahead.points)))
-        while len(wishes) > 1 and wishes[1][0] <= now - lookback:
-            wishes.popleft()
-        if not (
-            decision is not None and settled and seen is surveyed and ahead is looked
-            and taken.trusted and before is not None and abs(taken.load - before.load) < SAME
-            and reached == _reach(now, lead, taken)
-            and all(_highest(wishes, now - seconds) >= seen.size for seconds in held)
-        ):
-            history = History(
-                tuple(wishes), () if before is None else (before,), last_out, last_in,
-                minutes=minutes.lately(now), swing=minutes.swing(now),
-            )
-            fresh = events and replace(events, read=now)
-            ask = partial(decide, policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh)
-            decision = ask(recommenders=silent)
-            if decision.direction != "none" and len(silent) < len(recommenders):
-                # Now somebody reads the reasons.
-                decision = ask(recommenders=recommenders)
-            steps = plan(
-                policy, decision, seen, now, token=f"t{checks}", image=IMAGE, zones=("a", "b"),
-                launch_seconds=lead if world.launch_times else 0.0,
-            ).steps
-            surveyed, looked = seen, ahead
-            reached = _reach(now, lead, taken)
-            codes = {reason.code for reason in decision.reasons}
-            held = [seconds for code, seconds in (("window", policy.scale_in_window), ("timing", policy.patience)) if code in codes]
-            settled = (
-                fixed and decision.direction == "none" and not steps and seen.at_rest and BY_THE_CLOCK.isdisjoint(codes)
-                and all(_highest(wishes, now - seconds) >= seen.size for seconds in held)
-            )
-        wishes.append((now, decision.recommended))
-        minutes.add(taken)
-        before = taken
-        if taken.trusted:
-            slot = slot_of(taken.taken)
-            weight = weights.get(slot, 0.0)
-            known[slot] = (known.get(slot, 0.0) * weight + taken.load * taken.seconds) / (weight + taken.seconds)
-            weights[slot] = weight + taken.seconds
-            if since is None:
-                since = slot
+        history = memory.history(now)
+        fresh = events and replace(events, read=now)
+        ask = partial(decide, policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh)
+        decision = ask(recommenders=silent)
+        if decision.direction != "none" and len(silent) < len(recommenders):
+            # Now somebody reads the reasons.
+            decision = ask(recommenders=recommenders)
+        steps = plan(
+            policy, decision, seen, now, token=f"t{checks}", image=IMAGE, zones=("a", "b"),
+            launch_seconds=lead if world.launch_times else 0.0,
+        ).steps
+        memory.add(now, decision.recommended, taken, _acted(steps))
+        slots.add(taken, taken.seconds)
         if watch is not None:
             watch(now, taken, decision, seen)
-        checks += 1
-        previous = now
         if decision.direction != "none":
             decisions.append(Change(now, decision))
-        wait = 0.0
-        if steps:
-            actions = {step.action for step in steps}
-            if "launch" in actions:
-                last_out = now
-            elif any(step.action == "drain" and not step.since for step in steps):
-                last_in = now
-            wait = max(world.take(step, now) for step in steps) + model.run_seconds
-        now += interval * max(1, math.ceil(wait / interval - 1e-9))
+        wait = max([world.take(step, now) for step in steps]) + model.run_seconds if steps else 0.0
+        checks, previous = checks + 1, now
+        now += model.interval * max(1, math.ceil(wait / model.interval - 1e-9))
+        if quick and not steps and decision.direction == "none" and seen.at_rest and taken.trusted:
+            last = min(trace.end, world.next_event, _alike(policy, trace, model, memory, history, decision, taken, previous, lead))
+            alike = []
+            while now <= last:
+                alike.append(now)
+                now += model.interval
+            if alike:
+                memory.again(alike)
+                slots.add(taken, model.interval * len(alike))
+                checks, previous = checks + len(alike), alike[-1]
     world.pass_time(trace.end)
     left = sum(trace.end - max(trace.begin, launched) for launched in world.launched_at.values())
     return Run(
@@ -347,19 +344,44 @@ def simulate(
     )
 
 
-def _reach(now: float, lead: float, taken: Sample) -> tuple[float, ...]:
-    """The slots that a forecast looks at, and the minute of the clock to which a trend counts the sample."""
-    return slot_of(now), slot_of(now + lead + MARGIN + SLOT / 2), (taken.taken - taken.seconds / 2) // 60
+def _acted(steps: Iterable[Step]) -> str:
+    """Whether steps change the size: ``out``, ``in`` or nothing."""
+    actions = {step.action for step in steps if step.action != "drain" or not step.since}
+    return "out" if "launch" in actions else "in" if "drain" in actions else ""
 
 
-def _highest(wishes: Iterable[tuple[float, int]], since: float) -> int:
-    """The highest wish of a window."""
-    return max([count for when, count in wishes if when >= since], default=0)
+def _alike(
+    policy: Policy, trace: Trace, model: Model, memory: Memory, history: History, decision: Decision, taken: Sample, now: float, lead: float
+) -> float:
+    """The last moment at which a check gets the answer of the one at ``now``, if nothing happens; ``now`` where that is not sure."""
+    codes = {reason.code for reason in decision.reasons}
+    _begin, mean, _readings = memory.minutes.last
+    end = trace.minute_end(taken.taken)
+    # A reading more changes nothing only where all of a minute are the same.
+    if (
+        not BY_THE_CLOCK.isdisjoint(codes) or history.flutter or abs(mean - taken.load) >= SAME
+        or taken.taken - taken.seconds < end - MINUTE - SAME
+    ):
+        return now
+    lag = model.metric_lag
+    # Within the minute of the trace, the minute of the clock to which a trend counts the sample, the slots of the sample and of the forecast.
+    ends = [
+        end + lag,
+        ((taken.taken - taken.seconds / 2) // MINUTE + 1) * MINUTE + lag + model.interval / 2 - SAME,
+        slot_of(taken.taken) + SLOT + lag - SAME,
+        slot_of(now) + SLOT - SAME,
+    ]
+    if policy.forecast != "off":
+        ends.append(slot_of(now + lead + MARGIN + SLOT / 2) + SLOT - lead - MARGIN - SLOT / 2 - SAME)
+    for code, seconds in (("window", policy.scale_in_window), ("timing", policy.patience)):
+        if code in codes:
+            # As long as somebody in it wanted so many.
+            ends.append(seconds + max([when for when, count in memory.wishes if count >= decision.size], default=-math.inf))
+    return min(ends)
 
 
-def _sample(
-    trace: Trace, previous: float, now: float, lag: float, up: int, workers: int, service_seconds: float
-) -> Sample:
+def _sample(trace: Trace, model: Model, previous: float, now: float, up: int, workers: int) -> Sample:
+    lag = model.metric_lag
     if not trace.known(now - lag):
         return Sample(now, 0.0, 0.0, 0, 0, 0, 0, 0, False, False, GAP)
     load = trace.mean(previous - lag, now - lag)
@@ -367,78 +389,5 @@ def _sample(
     whole = int(load)
     return Sample(
         now - lag, now - previous, load, min(whole, capacity), max(0, whole - capacity), capacity, up,
-        int(load * (now - previous) / service_seconds), True,
+        int(load * (now - previous) / model.service_seconds), True,
     )
-
-
-@dataclass(frozen=True)
-class Replay:
-    """How many recorded decisions came out the same when made again; ``differences`` are (check, recorded, now)."""
-
-    checks: int
-    identical: int
-    skipped: int
-    differences: Sequence[tuple[int, Decision, Decision]]
-
-
-def replay(
-    policy: Policy, recorded: Iterable[tuple[Mapping[str, Any], Sample]], pauses: Sequence[tuple[Pause, float]] = ()
-) -> Replay:
-    """Make the decisions of a ledger again from what it recorded, by today's code and this policy.
-
-    ``recorded`` are checks with their samples, oldest first; ``pauses`` with the time at which each was ended by hand.
-    Checks without a decision of their own (the cloud did not answer) are skipped.
-    """
-    wishes: deque[tuple[float, int]] = deque()
-    samples: deque[Sample] = deque()
-    minutes = Minutes()
-    last_out = last_in = 0.0
-    checks = identical = skipped = 0
-    differences: list[tuple[int, Decision, Decision]] = []
-    for row, taken in recorded:
-        was = Decision.from_data(row["decision"])
-        inputs = row.get("inputs")
-        if inputs is None:
-            skipped += 1
-        else:
-            now = float(inputs["now"])
-            while len(wishes) > 1 and wishes[1][0] <= now - policy.lookback:
-                wishes.popleft()
-            history = History(
-                tuple(wishes), tuple(one for one in samples if now - policy.lookback <= one.taken <= now),
-                last_out, last_in, minutes=minutes.lately(now), swing=minutes.swing(now),
-            )
-            force = tuple(
-                pause for pause, ended in pauses
-                if pause.since <= now and (not ended or ended > now) and (not pause.until or pause.until > now)
-            )
-            ahead, known = inputs.get("outlook"), inputs.get("events")
-            again = decide(
-                policy, taken, _Recorded(inputs), history, now,
-                pauses=force, saturated=inputs.get("saturated"), manual=inputs.get("manual"),
-                outlook=Outlook.from_data(ahead) if ahead else None, launch_seconds=float(inputs["launch"]),
-                events=Foreseen.from_data(known) if known else None,
-            )
-            checks += 1
-            if again == was:
-                identical += 1
-            else:
-                differences.append((int(row["id"]), was, again))
-        wishes.append((float(row["started"]), was.recommended))
-        samples.append(taken)
-        minutes.add(taken)
-        while samples and samples[0].taken < float(row["started"]) - policy.lookback - 3600:
-            samples.popleft()
-        if row["acted"] == "out":
-            last_out = float(row["started"])
-        elif row["acted"] == "in":
-            last_in = float(row["started"])
-    return Replay(checks, identical, skipped, differences)
-
-
-class _Recorded(Survey):
-    """A survey of which only the numbers were kept that a decision looks at."""
-
-    def __init__(self, inputs: Mapping[str, Any]) -> None:
-        super().__init__((), (), bool(inputs["known"]))
-        self.__dict__.update({name: int(inputs.get(name, 0)) for name in ("size", "sick", "announced")})

@@ -59,6 +59,10 @@ class Trace:
         index = min(len(self.loads) - 1, max(0, math.ceil((moment - self.begin) / MINUTE) - 1))
         return self.loads[index] is not None
 
+    def minute_end(self, moment: float) -> float:
+        """End of the minute that ends at or holds this moment."""
+        return self.begin + MINUTE * math.ceil((moment - self.begin) / MINUTE)
+
     def mean(self, begin: float, end: float) -> float:
         """The mean load between two moments; before and after the trace its first and last minute stand."""
         if end <= begin:

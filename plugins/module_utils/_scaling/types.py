@@ -147,7 +147,8 @@ class History:
     ``recommended`` are (time, count) of earlier checks, oldest first; ``samples`` the latest samples, oldest first;
     ``last_out`` and ``last_in`` the times at which nodes were last really added or taken away, 0 for never;
     ``ghosts`` the members without a node at the check before; ``minutes`` the mean load of each of the last minutes, from
-    trusted samples, and ``swing`` a minute's standard deviation in square roots of the load, 0 for unknown.
+    trusted samples, and ``swing`` a minute's standard deviation in square roots of the load, 0 for unknown, and ``flutter`` that of a
+    reading within its minute.
     """
 
     recommended: tuple[tuple[float, int], ...] = ()
@@ -157,6 +158,16 @@ class History:
     ghosts: frozenset[str] = frozenset()
     minutes: tuple[Minute, ...] = ()
     swing: float = 0.0
+    flutter: float = 0.0
+
+    def highest(self, since: float, nobody: int = 0) -> int:
+        """The highest count recommended since then, or ``nobody`` where there was no check."""
+        found = []
+        for when, count in reversed(self.recommended):
+            if when < since:
+                break
+            found.append(count)
+        return max(found, default=nobody)
 
 
 @dataclass(frozen=True)

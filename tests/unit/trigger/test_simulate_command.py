@@ -74,6 +74,40 @@ def test_a_ledger_is_a_trace_and_its_decisions_are_made_again(
     assert KEYS <= set(data)
 
 
+def test_the_past_of_a_ledger_is_known_when_the_trace_begins(fleet: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "state").mkdir()
+    with Ledger(tmp_path / "state/ledger.sqlite") as ledger:
+        world = World(Policy(max_nodes=20, workers=8, forecast="off"), ledger, size=5, load=25.0)
+        for _check in range(30):
+            world.pass_time(60)
+            world.check()
+        begin = world.now + 60
+    trace = tmp_path / "trace.csv"
+    trace.write_text("time,load\n" + "".join(f"{begin + 60 * minute},{25 if minute < 3 else 33}\n" for minute in range(8)), encoding="utf-8")
+    sizes = {}
+    for given in ((), ("--past", "ledger"), ("--past", str(tmp_path / "state/ledger.sqlite"))):
+        assert cli.main(["--fleet", fleet, "simulate", "--trace", str(trace), "--json", *given]) == 0
+        sizes[given] = [one["size"] for one in json.loads(capsys.readouterr().out)["decisions"]][:1]
+    (alone, known, named) = sizes.values()
+    assert alone != known == named != []
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("trace.csv", "is no ledger: give a ledger's file, or 'ledger'"),
+    ("nothing.sqlite", "can't be read: No such file"),
+    ("late.sqlite", "holds no check before 1970-01-12 13:46 UTC, and the trace begins at 1970-01-01 00:10 UTC: give a trace that begins later"),
+    ("empty.sqlite", "holds no check, and the trace begins"),
+])
+def test_a_past_that_cannot_be_used_is_named(
+    name: str, words: str, fleet: str, trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Ledger(tmp_path / "empty.sqlite").close()
+    with Ledger(tmp_path / "late.sqlite") as ledger:
+        World(Policy(workers=8), ledger, size=2, load=5.0).check()
+    assert cli.main(["--fleet", fleet, "simulate", "--trace", str(trace), "--past", str(tmp_path / name)]) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_a_page(fleet: str, trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "out.html"
     assert cli.main(["simulate", "--fleet", fleet, "--trace", str(trace), "--plot", str(page)]) == 0

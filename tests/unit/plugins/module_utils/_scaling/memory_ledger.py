@@ -107,6 +107,7 @@ class MemoryLedger:
             samples=tuple(s for s in self._samples if begin <= s.taken <= now),
             minutes=minutes.lately(now),
             swing=minutes.swing(now),
+            flutter=minutes.flutter(now),
             last_out=max((when for when, _w, acted, _s in self._checks if acted == "out"), default=0.0),
             last_in=max((when for when, _w, acted, _s in self._checks if acted == "in"), default=0.0),
             ghosts=frozenset(self._state.get("ghosts", ())),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import (
     LEAST_SWING,
     LOOKBACK,
+    STEP,
     Minutes,
     growth,
 )
@@ -29,8 +31,13 @@ def minutes(loads: list[float]) -> tuple[Minute, ...]:
     return tuple((NOW + 60 * place, load, 4) for place, load in enumerate(loads))
 
 
+def whole_minutes(loads: list[float]) -> list[Sample]:
+    return [sample(begin + 60, load, 60.0) for begin, load, _readings in minutes(loads)]
+
+
 def swing(loads: list[float]) -> float:
-    return Minutes([sample(minute[0] + 60, minute[1], 60.0) for minute in minutes([*loads, 0.0])]).swing(NOW)
+    """What is known of these minutes once they are long enough over; the minute after them tells that they are."""
+    return Minutes(whole_minutes([*loads, 0.0])).swing(NOW + 60 * len(loads) + 2 * STEP)
 
 
 def noise(load: float, deviation: float, count: int = 120, seed: int = 1) -> list[float]:
@@ -88,6 +95,44 @@ def test_a_few_minutes_tell_no_swing_and_the_calmest_has_some() -> None:
     assert swing([50.0] * 60) == LEAST_SWING
 
 
+def test_the_swing_is_the_same_for_all_checks_within_five_minutes_and_forgets() -> None:
+    loads = noise(50.0, 2.0) + noise(50.0, 20.0, 60)
+    seen = Minutes()
+    told: dict[float, set[float]] = {}
+    for one in whole_minutes(loads):
+        seen.add(one)
+        told.setdefault(one.taken // STEP, set()).add(seen.swing(one.taken))
+    assert {len(values) for values in told.values()} == {1}
+    # Nothing of the last five minutes is in it, and nothing that is older than the samples of two hours: a ledger reads no more.
+    end = NOW + 60 * len(loads)
+    recent = Minutes([one for one in whole_minutes(loads) if one.taken >= end - LOOKBACK])
+    assert recent.swing(end) == seen.swing(end) == Minutes(whole_minutes(loads[:-4])).swing(end)
+
+
+def test_a_reading_flutters_within_its_minute() -> None:
+    chance = random.Random(5)
+    samples = [
+        sample(NOW + 60 * place + 15 * (reading + 1), level + chance.gauss(0, 3.0))
+        for place, level in enumerate(noise(100.0, 1.0)) for reading in range(4)
+    ]
+    end = samples[-1].taken
+    assert Minutes(samples).flutter(end) == pytest.approx(0.3, rel=0.15)
+    # The minutes themselves swing by what is left of it, and their own.
+    assert Minutes(samples).swing(end) == pytest.approx(math.hypot(0.3 / 2, 0.1), rel=0.35)
+    assert Minutes(whole_minutes(noise(100.0, 3.0))).flutter(NOW + 7200) == 0.0
+
+
+def test_a_reading_again_is_the_same_reading() -> None:
+    told, counted = Minutes(), Minutes()
+    for one in whole_minutes(noise(50.0, 2.0)):
+        told.add(one)
+        told.again(3)
+        for _reading in range(4):
+            counted.add(one)
+    assert told.last == pytest.approx(counted.last)
+    assert (told.swing(NOW + 7200), told.flutter(NOW + 7200)) == pytest.approx((counted.swing(NOW + 7200), 0.0))
+
+
 def test_a_line_is_as_long_as_it_is_straight() -> None:
     ramp = growth(minutes([20.0] * 10 + [20.0 + 5 * minute for minute in range(1, 7)]), 1.0)
     assert ramp is not None
@@ -99,6 +144,16 @@ def test_the_first_minute_of_a_leap_grows_and_what_stays_does_not() -> None:
     assert leapt is not None and (leapt.slope * 60, leapt.level, leapt.seconds) == (60.0, 80.0, 60.0)
     for later in range(1, 15):
         assert growth(minutes([20.0] * 10 + [80.0] * (1 + later)), 1.5) is None
+
+
+def test_a_minute_that_is_not_over_counts_less() -> None:
+    leap = minutes([20.0] * 10 + [28.0])
+    whole = growth(leap, 1.0)
+    assert whole is not None and whole.level > 26.0
+    assert growth(leap, 1.0, 0.2) is None
+    # What leaps far enough is no chance of one reading.
+    far = growth(minutes([20.0] * 10 + [80.0]), 1.0, 0.2)
+    assert far is not None and far.slope * 60 == 60.0
 
 
 def test_noise_and_a_fall_are_no_growth() -> None:
@@ -118,6 +173,20 @@ def test_growth_is_finite_and_rises(loads: list[float], deviation: float) -> Non
         assert 0 < found.slope < math.inf and math.isfinite(found.level) and 60 <= found.seconds < 900
 
 
+def test_a_reading_of_a_minute_that_flutters_is_no_growth_yet() -> None:
+    chance = random.Random(3)
+    samples = [sample(NOW - 15 * back, 20.0 + chance.gauss(0, 2.0)) for back in range(480, 0, -1)]
+    begun = sample(NOW + 15, 28.0)
+    kept = Minutes(samples)
+    known = History(samples=(samples[-1],), minutes=kept.lately(NOW), swing=kept.swing(NOW), flutter=kept.flutter(NOW))
+    situation = Situation(Policy(), begun, known, 4, NOW, None, 180.0)
+    assert situation.present_weight == pytest.approx(0.25, abs=0.1)
+    said = [trend(Situation(Policy(), begun, dataclasses.replace(known, flutter=flutter), 4, NOW, None, 180.0)) for flutter in (known.flutter, 0.0)]
+    assert ["grows" in wish.text for wish in said if wish is not None] == [False, True]
+    # A minute that is over counts in full, and so does one that was read at once.
+    assert Situation(Policy(), sample(NOW + 60, 28.0, 60.0), known, 4, NOW, None, 180.0).present_weight == 1.0
+
+
 # -- the trend ---------------------------------------------------------------------------------------------------------
 
 
@@ -132,8 +201,8 @@ def growing(loads: list[float], size: int = 4, apart: float = 60.0, launch: floa
 
 # 1.5 more each minute, up to 24 of 32 workers, which is within the dead band.
 STEADY = [10.5] * 20 + [10.5 + 1.5 * minute for minute in range(10)]
-# Minutes with a standard deviation of 2, of late 23 in the mean.
-RESTLESS = noise(23.0, 2.0) + [23.0] * 6
+# Minutes with a standard deviation of 1.8, of late 23 in the mean.
+RESTLESS = noise(23.0, 1.8) + [23.0] * 6
 
 
 def test_a_steady_growth_goes_on_while_a_node_is_launched() -> None:
@@ -200,7 +269,7 @@ def test_a_fall_lets_go_after_the_window() -> None:
 
 
 def test_a_leap_is_answered_at_its_first_sample_and_bounded() -> None:
-    wish = trend(growing([10.0, 10.5, 9.5, 10.0, 10.2, 9.8, 10.0, 10.1, 9.9, 10.3, 60.0]))
+    wish = trend(growing([10.0, 10.5, 9.5, 10.0, 10.2, 9.8, 10.0, 10.1, 9.9, 10.3] * 2 + [60.0]))
     # Half of the leap once more.
     assert wish is not None and math.ceil((60 + 25) / 6.8) <= wish.desired <= math.ceil((60 + 25 + 5) / 6.8)
 

@@ -18,7 +18,8 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling im
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.events import Foreseen, Moment
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import SLOT
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import Model, replay, simulate
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.replay import replay
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import Model, Past, simulate
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import Survey
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.trace import Trace
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Decision, Sample
@@ -138,15 +139,66 @@ def test_a_survey_that_is_used_again_changes_nothing(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("how", ["growth", "scale_out", "recommend", "off"])
-def test_answers_that_are_used_again_change_nothing(how: str) -> None:
+@pytest.mark.parametrize(("model", "off_the_minute", "minutes"), [
+    (Model(), 0, 2880),
+    # What makes a minute of the clock, of the trace and of the checks begin at different times.
+    (Model(metric_lag=40.0), 0, 600),
+    (Model(metric_lag=300.0, interval=20.0), 0, 600),
+    (Model(interval=25.0, drain_seconds=0.0), 0, 600),
+    (Model(), 37, 600),
+    (Model(interval=60.0, node_life=30.0, launch_failures=0.2), 10, 600),
+])
+def test_answers_that_are_used_again_change_nothing(how: str, model: Model, off_the_minute: int, minutes: int) -> None:
     chance = random.Random(7)
-    trace = Trace(BEGIN, [day(minute) * chance.uniform(0.9, 1.1) for minute in range(2880)])
+    loads = [day(minute + 300) * chance.uniform(0.9, 1.1) for minute in range(minutes)]
+    trace = Trace(BEGIN + off_the_minute, [*loads[:-200], *[None] * 10, *loads[-190:]])
     policy = dataclasses.replace(DEFAULT, trend=how)
+    slots = {int(BEGIN) - back * 7 * 86400 + SLOT * i: day(5 * i) for back in (1, 2, 3) for i in range(288)}
     # Who watches sees every check decided.
-    quick, whole = simulate(policy, trace), simulate(policy, trace, watch=lambda *_seen: None)
+    quick, whole = [simulate(policy, trace, model, past=Past(slots=slots), watch=watch) for watch in (None, lambda *_seen: None)]
     assert quick.supply == whole.supply
     assert [(one.time, one.decision) for one in quick.decisions] == [(one.time, one.decision) for one in whole.decisions]
-    assert (quick.checks, quick.node_hours) == (whole.checks, whole.node_hours)
+    assert (quick.checks, quick.node_hours, quick.outlooks) == (whole.checks, whole.node_hours, whole.outlooks)
+
+
+def test_most_checks_of_a_minute_get_the_answer_of_its_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    decided = [0]
+    original = module.decide
+
+    def counting(*arguments: Any, **more: Any) -> Decision:
+        decided[0] += 1
+        return original(*arguments, **more)
+
+    monkeypatch.setattr(module, "decide", counting)
+    chance = random.Random(7)
+    result = simulate(DEFAULT, Trace(BEGIN, [day(minute) * chance.uniform(0.9, 1.1) for minute in range(1440)]))
+    assert decided[0] < 0.5 * result.checks
+
+
+def test_a_past_is_known_when_the_trace_begins() -> None:
+    """A trace that is cut in two goes on as if it had not been."""
+    chance = random.Random(4)
+    loads = [load * chance.uniform(0.9, 1.1) for load in [*[30.0] * 200, *[30.0 + 3 * grown for grown in range(30)], *[120.0] * 60]]
+    seen: list[tuple[float, Sample, Decision]] = []
+    whole = simulate(DEFAULT, Trace(BEGIN, loads), watch=lambda now, sample, decision, _survey: seen.append((now, sample, decision)))
+    minute = 198
+    cut = BEGIN + 60 * minute
+    assert not any(cut - 600 < one.time < cut + 60 for one in whole.decisions)
+    launches = [180.0] * sum(one.decision.direction == "out" for one in whole.decisions if one.time < cut)
+    checks = [
+        ({"started": now, "acted": {"none": ""}.get(decision.direction, decision.direction), "decision": decision.to_data()}, sample)
+        for now, sample, decision in seen if now <= cut
+    ]
+    slots: dict[int, list[float]] = {}
+    for _row, sample in checks:
+        slots.setdefault(int(sample.taken // SLOT) * SLOT, []).append(sample.load)
+    past = Past(checks, {begin: sum(found) / len(found) for begin, found in slots.items()}, launches)
+    later = simulate(DEFAULT, Trace(cut, loads[minute:]), past=past)
+    wanted = [(one.time, one.decision.size, one.decision.desired) for one in whole.decisions if one.time > cut]
+    assert [(one.time, one.decision.size, one.decision.desired) for one in later.decisions] == wanted and len(wanted) > 3
+    # Without it, the swing has to be learnt first, and the launch time as well.
+    alone = simulate(DEFAULT, Trace(cut, loads[minute:]))
+    assert [(one.time, one.decision.desired) for one in alone.decisions] != [(when, desired) for when, _size, desired in wanted]
 
 
 def test_the_forecast_is_there_before_an_exam_that_comes_every_week() -> None:
@@ -154,14 +206,14 @@ def test_the_forecast_is_there_before_an_exam_that_comes_every_week() -> None:
     slots = {int(BEGIN) - back * 7 * 86400 + SLOT * i: week[5 * i] for back in (1, 2, 3) for i in range(288)}
     trace = Trace(BEGIN, week)
     model = Model(launch_seconds=300)
-    late, ahead = simulate(POLICY, trace, model), simulate(POLICY, trace, model, slots=slots)
+    late, ahead = simulate(POLICY, trace, model), simulate(POLICY, trace, model, past=Past(slots=slots))
     assert (lack(POLICY, week, late), lack(POLICY, week, ahead)) == (315.0, 0.0)
     assert ahead.node_hours < 1.1 * late.node_hours
     # Only told, it changes nothing; and it never takes a node away by itself.
-    told = simulate(dataclasses.replace(POLICY, forecast="recommend"), trace, model, slots=slots)
+    told = simulate(dataclasses.replace(POLICY, forecast="recommend"), trace, model, past=Past(slots=slots))
     assert told.supply == late.supply
     empty = dict.fromkeys(slots, 0.0)
-    assert simulate(POLICY, trace, model, slots=empty).supply == late.supply
+    assert simulate(POLICY, trace, model, past=Past(slots=empty)).supply == late.supply
 
 
 def test_a_year_needs_few_calls() -> None:
