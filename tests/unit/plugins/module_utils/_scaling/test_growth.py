@@ -139,6 +139,11 @@ def test_a_line_is_as_long_as_it_is_straight() -> None:
     assert (ramp.slope * 60, ramp.level, ramp.seconds) == (pytest.approx(5.0, abs=0.5), pytest.approx(50.0, abs=1.0), pytest.approx(360, abs=60))
 
 
+def test_a_line_is_a_quarter_of_an_hour_at_most() -> None:
+    long = growth(minutes([5.0 * minute for minute in range(40)]), 1.0)
+    assert long is not None and long.seconds == 840.0
+
+
 def test_the_first_minute_of_a_leap_grows_and_what_stays_does_not() -> None:
     leapt = growth(minutes([20.0] * 10 + [80.0]), 1.5)
     assert leapt is not None and (leapt.slope * 60, leapt.level, leapt.seconds) == (60.0, 80.0, 60.0)
