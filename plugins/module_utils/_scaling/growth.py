@@ -23,9 +23,11 @@ LINE_SECONDS = 900.0
 # The swing is reckoned anew every so many seconds, from what was known before the last of these steps: so it is the same for all
 # checks within a step, and the samples that it takes are all within LOOKBACK.
 STEP = 300.0
-# Fewer changes between minutes tell no swing. A count of requests swings by this much at least, in square roots of it.
+# Fewer changes between minutes tell no swing. A count of requests swings by this much at least, in square roots of it, and it is taken to
+# swing by that much while nobody knows: who begins to look while it grows must see it.
 FEWEST = 8
 LEAST_SWING = 0.1
+USUAL_SWING = 0.3
 # Standard errors: those that slopes of longer and shorter lines may differ by, and by how many growth must stand out.
 ALIKE = 2.5
 SURE = 4.0
@@ -89,7 +91,7 @@ class Minutes:
         return tuple([one for one in self._kept if one[0] >= since])
 
     def swing(self, now: float) -> float:
-        """Standard deviation of a minute's load, in square roots of the load; 0 where too few minutes tell it.
+        """Standard deviation of a minute's load, in square roots of the load; :data:`USUAL_SWING` where too few minutes tell it.
 
         From the changes between minutes, by medians (the median absolute deviation times 1.48 is a standard deviation, a change
         has twice the variance of its sides), so that neither a step nor a steady growth counts as swing.
@@ -111,7 +113,7 @@ class Minutes:
             while self._changes and self._changes[0][0] <= begin - LOOKBACK + 2 * STEP:
                 self._changes.popleft()
             rows = [row for row in self._changes if row[0] <= begin - STEP]
-            swing = flutter = 0.0
+            swing, flutter = USUAL_SWING, 0.0
             if len(rows) >= FEWEST:
                 changes = [change for _present, change, _steps in rows]
                 usual = median(changes)

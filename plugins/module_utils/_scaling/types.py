@@ -147,7 +147,7 @@ class History:
     ``recommended`` are (time, count) of earlier checks, oldest first; ``samples`` the latest samples, oldest first;
     ``last_out`` and ``last_in`` the times at which nodes were last really added or taken away, 0 for never;
     ``ghosts`` the members without a node at the check before; ``minutes`` the mean load of each of the last minutes, from
-    trusted samples, and ``swing`` a minute's standard deviation in square roots of the load, 0 for unknown, and ``flutter`` that of a
+    trusted samples, and ``swing`` a minute's standard deviation in square roots of the load, and ``flutter`` that of a
     reading within its minute.
     """
 

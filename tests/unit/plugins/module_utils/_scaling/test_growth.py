@@ -17,6 +17,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.gr
     LEAST_SWING,
     LOOKBACK,
     STEP,
+    USUAL_SWING,
     Minutes,
     growth,
 )
@@ -68,7 +69,7 @@ def test_an_old_minute_is_forgotten_but_not_its_change() -> None:
     assert (asked.lately(now), asked.swing(now)) == (whole.lately(now), whole.swing(now))
     assert len(whole.lately(now)) == 16
     # Two hours later nothing is known any more.
-    assert whole.swing(now + LOOKBACK) == 0.0
+    assert whole.swing(now + LOOKBACK) == USUAL_SWING
 
 
 def test_a_sample_belongs_to_the_minute_of_its_middle() -> None:
@@ -90,8 +91,8 @@ def test_neither_a_step_nor_a_steady_growth_is_swing() -> None:
 
 
 def test_a_few_minutes_tell_no_swing_and_the_calmest_has_some() -> None:
-    assert swing(noise(50.0, 2.0)[:8]) == 0.0
-    assert swing(noise(50.0, 2.0)[:9]) > 0.0
+    assert swing(noise(50.0, 8.0)[:8]) == USUAL_SWING
+    assert swing(noise(50.0, 8.0)[:9]) > 2 * USUAL_SWING
     assert swing([50.0] * 60) == LEAST_SWING
 
 
