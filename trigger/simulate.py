@@ -82,7 +82,7 @@ def known_before(book: Ledger, policy: Policy, begin: float) -> Past:
 
     :raises TraceError: where it holds no check of that time.
     """
-    checks = [(row, taken) for row, taken in book.recorded(since=begin - max(policy.lookback, LOOKBACK) - MINUTE, until=begin)]
+    checks = list(book.recorded(since=begin - max(policy.lookback, LOOKBACK) - MINUTE, until=begin))
     span = book.span()
     if span is None or span[0] >= begin:
         first = "" if span is None else f" before {_utc(span[0])}"

@@ -84,11 +84,11 @@ def test_the_past_of_a_ledger_is_known_when_the_trace_begins(fleet: str, tmp_pat
         begin = world.now + 60
     trace = tmp_path / "trace.csv"
     trace.write_text("time,load\n" + "".join(f"{begin + 60 * minute},{25 if minute < 3 else 33}\n" for minute in range(8)), encoding="utf-8")
-    sizes = {}
+    sizes = []
     for given in ((), ("--past", "ledger"), ("--past", str(tmp_path / "state/ledger.sqlite"))):
         assert cli.main(["--fleet", fleet, "simulate", "--trace", str(trace), "--json", *given]) == 0
-        sizes[given] = [one["size"] for one in json.loads(capsys.readouterr().out)["decisions"]][:1]
-    (alone, known, named) = sizes.values()
+        sizes.append([one["size"] for one in json.loads(capsys.readouterr().out)["decisions"]][:1])
+    alone, known, named = sizes
     assert alone != known == named != []
 
 
