@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from itertools import groupby, zip_longest
 from pathlib import Path
 
 from checks import Trigger, settle
@@ -130,14 +131,15 @@ def at(supply: Sequence[tuple[float, int]], moment: float) -> int:
 def compare(
     begin: float, run: Run, live: Sequence[tuple[float, int, int]], supply: Sequence[tuple[float, int]], loads: Sequence[int]
 ) -> tuple[list[dict], list[dict]]:
-    """Decisions side by side in their order, and nodes in service every half minute."""
+    """Decisions side by side, those that follow each other in one direction with each other, and nodes in service every half minute."""
     told = [(one.time - begin, one.decision.size, one.decision.desired) for one in run.decisions]
     done = [(when - begin, size, desired) for when, size, desired in live]
+    sides = [[list(rows) for _grows, rows in groupby(side, key=lambda row: row[2] > row[1])] for side in (told, done)]
+    pairs = [pair for both in zip_longest(*sides, fillvalue=[]) for pair in zip_longest(*both)]
     decisions = []
-    for place in range(max(len(told), len(done))):
-        left, right = (rows[place] if place < len(rows) else None for rows in (told, done))
+    for number, (left, right) in enumerate(pairs, 1):
         decisions.append({
-            "decision": place + 1, "predicted": f"{left[1]} → {left[2]}" if left else "-", "happened": f"{right[1]} → {right[2]}" if right else "-",
+            "decision": number, "predicted": f"{left[1]} → {left[2]}" if left else "-", "happened": f"{right[1]} → {right[2]}" if right else "-",
             "predicted at s": left[0] if left else "", "happened at s": right[0] if right else "",
             "later s": right[0] - left[0] if left and right else "",
         })

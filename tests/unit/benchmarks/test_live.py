@@ -75,6 +75,16 @@ def test_more_decisions_on_either_side_are_shown(live: ModuleType, ledger: Ledge
         assert (decisions[0]["predicted"], decisions[0]["happened"], decisions[0]["later s"]) == (*words, "")
 
 
+def test_growing_in_two_steps_stands_beside_growing_in_one(live: ModuleType) -> None:
+    predicted = simulate(POLICY, Trace(1_000_000.0, [float(load) for load in LOADS]), Model(launch_seconds=40.0))
+    first, *_later = [one for one in predicted.decisions if one.decision.direction == "in"]
+    run_ = dataclasses.replace(predicted, decisions=[next(one for one in predicted.decisions if one.decision.direction == "out"), first])
+    happened = [(1_000_060.0, 2, 3), (1_000_090.0, 3, 4), (first.time + 1.0, 4, 3)]
+    decisions, _nodes = live.compare(1_000_000.0, run_, happened, [(1_000_000.0, 2)], LOADS)
+    assert [row["happened"] for row in decisions] == ["2 → 3", "3 → 4", "4 → 3"]
+    assert [row["later s"] for row in decisions] == [pytest.approx(-15.0), "", pytest.approx(1.0)]
+
+
 def test_a_ledger_without_these_minutes_is_named(live: ModuleType, ledger: Ledger) -> None:
     predicted = simulate(POLICY, Trace(1_000_000.0, [2.0]), Model())
     with pytest.raises(SystemExit, match="no check of these minutes"):
