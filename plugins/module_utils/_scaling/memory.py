@@ -24,8 +24,6 @@ class Memory:
     def add(self, when: float, recommended: int, sample: Sample, acted: str) -> None:
         """A check that began at ``when``, with what it wanted, what it saw, and whether it ``acted`` ``out`` or ``in``."""
         self.wishes.append((when, recommended))
-        while len(self.wishes) > 1 and self.wishes[1][0] <= when - self.lookback:
-            self.wishes.popleft()
         self.minutes.add(sample)
         if sample.trusted:
             self.newest = sample
