@@ -91,7 +91,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/forecast.py", "return min(MOST, max(LEAST, ratio))", "return ratio"),
     (f"{CORE}/forecast.py", " - here) for week", ") for week"),
     (f"{CORE}/forecast.py", "sorted(measured[:LAUNCHES])", "sorted(measured)"),
-    (f"{CORE}/forecast.py", "slot_of(present + SLOT + lead + MARGIN + SLOT / 2)", "slot_of(present + lead)"),
+    (f"{CORE}/forecast.py", "slot_of(present + SLOT + reach(lead))", "slot_of(present + lead)"),
     (f"{CORE}/policy.py", '"trend": Setting(\n        "choice", "scale_out"', '"trend": Setting(\n        "choice", "growth"'),
     (f"{CORE}/policy.py", 'min(60.0, values["cooldown_in"])', "60.0"),
     (f"{CORE}/plan.py", "later = bool(image) and (part or launch_seconds > PATIENCE)", "later = False"),

@@ -106,9 +106,21 @@ def outlook(
     return Outlook(points, float(SLOT), weeks, round((present - since) / DAY, 2), round(_lower_median(factors), 3))
 
 
+def reach(lead: float) -> float:
+    """How many seconds ahead slots count. A mean of five minutes hides when within them the load rose: at their end it is as near to
+    the next one's."""
+    return lead + MARGIN + SLOT / 2
+
+
+def nearby(ahead: Outlook, now: float, lead: float) -> list[float]:
+    """The loads of the slots that count for a launch of ``lead`` seconds that begins now."""
+    until = now + reach(lead)
+    return [load for begin, load in ahead.points if begin < until and begin + ahead.seconds >= now]
+
+
 def _last(present: int, lead: float) -> int:
-    """The last slot that matters to any check within the present one; the recommender looks half a slot further than the launch."""
-    return slot_of(present + SLOT + lead + MARGIN + SLOT / 2)
+    """The last slot that matters to any check within the present one."""
+    return slot_of(present + SLOT + reach(lead))
 
 
 def _factor(slots: Mapping[int, float], past: Iterable[int], back: int) -> float:

@@ -21,6 +21,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.ev
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import (
     ENOUGH_DAYS,
     MARGIN,
+    nearby,
 )
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import (
     MINUTE,
@@ -193,9 +194,7 @@ def forecast(situation: Situation) -> Wish | None:
     policy, seen, size = situation.policy, situation.outlook, situation.size
     if seen is None or policy.forecast == "off":
         return None
-    until = situation.now + situation.launch_seconds + MARGIN
-    # A mean of five minutes hides when within them the load rose: at their end it is as near to the next one's.
-    loads = [load for begin, load in seen.points if begin < until + seen.seconds / 2 and begin + seen.seconds > situation.now]
+    loads = nearby(seen, situation.now, situation.launch_seconds)
     if not loads:
         return None
     load = max(loads)
@@ -207,7 +206,7 @@ def forecast(situation: Situation) -> Wish | None:
     wanted = max(wanted, situation.at_limit(load + spare))
     advice = policy.forecast == "recommend" or policy.forecast == "auto" and seen.days < ENOUGH_DAYS
     text = (
-        f"{load:.1f} workers busy within {until - situation.now:.0f} s, give or take {spare:.1f}, by {counted(seen.weeks, 'week')} "
+        f"{load:.1f} workers busy within {situation.launch_seconds + MARGIN:.0f} s, give or take {spare:.1f}, by {counted(seen.weeks, 'week')} "
         f"and a last hour at {seen.factor:.0%} of the usual: {counted(wanted)}"
     )
     if advice:

@@ -20,10 +20,11 @@ from typing import Any
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.decide import decide
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.events import Foreseen
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import (
-    MARGIN,
     SLOT,
     launch_seconds,
+    nearby,
     outlook,
+    reach,
     slot_of,
 )
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import MINUTE
@@ -252,7 +253,7 @@ class _Slots:
         """Count what a sample says of so many seconds of its slot."""
         if not sample.trusted:
             return
-        slot = slot_of(sample.taken)
+        slot = slot_of(sample.taken - SAME)
         before = self._seconds.get(slot, 0.0)
         self.means[slot] = (self.means.get(slot, 0.0) * before + sample.load * seconds) / (before + seconds)
         self._seconds[slot] = before + seconds
@@ -302,12 +303,14 @@ def simulate(
             seen = survey(policy, nodes, members, now)
             lead = launch_seconds(policy, world.launch_times)
             world.changed = False
-        if policy.forecast != "off" and key != (slot_of(now), lead):
-            key = slot_of(now), lead
-            ahead = outlook(slots.means, now, lead, policy.timezone, slots.since)
+        # The end of a slot belongs to it, as the minute that ends then does.
+        within = now - SAME
+        if policy.forecast != "off" and key != (slot_of(within), lead):
+            key = slot_of(within), lead
+            ahead = outlook(slots.means, within, lead, policy.timezone, slots.since)
             if ahead is not None:
                 outlooks.append((now, max(load for _begin, load in ahead.points)))
-        history = memory.history(now)
+        history = memory.history(within)
         fresh = events and replace(events, read=now)
         ask = partial(decide, policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh)
         decision = ask(recommenders=silent)
@@ -328,7 +331,7 @@ def simulate(
         checks, previous = checks + 1, now
         now += model.interval * max(1, math.ceil(wait / model.interval - 1e-9))
         if quick and not steps and decision.direction == "none" and seen.at_rest and taken.trusted:
-            last = min(trace.end, world.next_event, _alike(policy, trace, model, memory, history, decision, taken, previous, lead))
+            last = min(trace.end, world.next_event, _alike(policy, trace, model, memory, history, decision, taken, previous, ahead, lead))
             alike = []
             while now <= last:
                 alike.append(now)
@@ -351,7 +354,8 @@ def _acted(steps: Iterable[Step]) -> str:
 
 
 def _alike(
-    policy: Policy, trace: Trace, model: Model, memory: Memory, history: History, decision: Decision, taken: Sample, now: float, lead: float
+    policy: Policy, trace: Trace, model: Model, memory: Memory, history: History, decision: Decision, taken: Sample, now: float,
+    ahead: Outlook | None, lead: float,
 ) -> float:
     """The last moment at which a check gets the answer of the one at ``now``, if nothing happens; ``now`` where that is not sure."""
     codes = {reason.code for reason in decision.reasons}
@@ -368,11 +372,12 @@ def _alike(
     ends = [
         end + lag,
         ((taken.taken - taken.seconds / 2) // MINUTE + 1) * MINUTE + lag + model.interval / 2 - SAME,
-        slot_of(taken.taken) + SLOT + lag - SAME,
-        slot_of(now) + SLOT - SAME,
+        slot_of(taken.taken - SAME) + SLOT + lag,
+        slot_of(now - SAME) + SLOT,
     ]
-    if policy.forecast != "off":
-        ends.append(slot_of(now + lead + MARGIN + SLOT / 2) + SLOT - lead - MARGIN - SLOT / 2 - SAME)
+    if ahead is not None:
+        most = max(nearby(ahead, now, lead), default=0.0)
+        ends += [begin - reach(lead) - SAME for begin, load in ahead.points if begin >= now + reach(lead) and load > most][:1]
     for code, seconds in (("window", policy.scale_in_window), ("timing", policy.patience)):
         if code in codes:
             # As long as somebody in it wanted so many.
