@@ -392,7 +392,7 @@ def _phases(seen: Survey) -> dict[str, str]:
 
 def sample_data(taken: Sample) -> dict[str, Any]:
     """A sample as plain data."""
-    data = asdict(taken)
+    data = taken._asdict()
     data["faults"] = [{"code": code, "text": text} for code, text in taken.faults]
     return data
 

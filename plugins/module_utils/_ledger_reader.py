@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger_store import Store
@@ -222,7 +221,7 @@ class LedgerReader:
         return _sample(rows[0]) if rows else None
 
 
-_SAMPLE_KEYS = tuple(field.name for field in fields(Sample))
+_SAMPLE_KEYS = Sample._fields
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:

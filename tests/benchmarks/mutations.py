@@ -54,7 +54,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/recommend.py", 'advice = policy.forecast == "recommend" or', "advice ="),
     (f"{CORE}/recommend.py", "seen.days < ENOUGH_DAYS", "False"),
     (f"{CORE}/recommend.py", 'if policy.trend == "off" or', "if"),
-    (f"{CORE}/recommend.py", "if begin < until + seen.seconds / 2 and", "if"),
+    (f"{CORE}/forecast.py", "if begin < until and", "if"),
     (f"{CORE}/recommend.py", "if size < wanted and load <=", "if False and load <="),
     (f"{CORE}/recommend.py", 'if policy.trend == "growth" and rise is None and', "if rise is None and"),
     (f"{CORE}/recommend.py", "newest < self.sample.taken", "True"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import median
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Minute, Sample
@@ -33,8 +33,7 @@ ALIKE = 2.5
 SURE = 4.0
 
 
-@dataclass(frozen=True)
-class Growth:
+class Growth(NamedTuple):
     """The present ``level`` of a line that surely rises by ``slope`` a second, and for how many ``seconds`` it has."""
 
     slope: float
@@ -163,8 +162,11 @@ def growth(minutes: Sequence[Minute], noise: float, weight: float = 1.0) -> Grow
             continue
         steeper = (products - whens * loads / count) / spread
         doubt = noise / math.sqrt(spread)
-        low = max(low, steeper - ALIKE * doubt)
-        high = min(high, steeper + ALIKE * doubt)
+        apart = ALIKE * doubt
+        if steeper - apart > low:
+            low = steeper - apart
+        if steeper + apart < high:
+            high = steeper + apart
         if low > high:
             break
         slope, error, level, lasted = steeper, doubt, (loads - steeper * whens) / count, -when

@@ -15,7 +15,7 @@ import zoneinfo
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.events import HABITS, Foreseen, Moment
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import (
@@ -59,8 +59,7 @@ EVENTS_STALE = 3600.0
 EVENTS_NAMED = 3
 
 
-@dataclass(frozen=True)
-class Wish:
+class Wish(NamedTuple):
     """What one recommender wants. ``advice`` is only told: it changes nothing."""
 
     source: str

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,7 @@ class ScheduleEntry:
     end_date: tuple[int, int, int] | None = None
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """What the balancer's counters say about one interval.
 
     ``load`` is the mean number of requests being served or waiting. Only a ``trusted`` sample may shrink the fleet;
@@ -98,8 +97,7 @@ class Sample:
     faults: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True)
-class Reason:
+class Reason(NamedTuple):
     """One link of the chain from the load to the decision; ``desired`` is the count after it."""
 
     code: str
@@ -140,8 +138,7 @@ class Intent:
 Minute = tuple[float, float, int]
 
 
-@dataclass(frozen=True)
-class History:
+class History(NamedTuple):
     """What the decision needs to know of the past, from the ledger.
 
     ``recommended`` are (time, count) of earlier checks, oldest first; ``samples`` the latest samples, oldest first;
@@ -197,8 +194,7 @@ class Outlook:
         return cls(points, float(data["seconds"]), int(data["weeks"]), float(data["days"]), float(data["factor"]))
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """How many web nodes there should be, and why.
 
     ``size`` is what counts as present (in service or on the way), ``recommended`` what the recommenders wanted before

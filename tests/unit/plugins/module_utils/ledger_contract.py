@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,14 +124,14 @@ class LedgerContract:
     def test_history_has_the_last_minutes_and_the_swing_of_hours(self, ledger: Ledger) -> None:
         minute = NOW // 60 * 60
         for taken, load in ((minute - 600, 4.0), (minute - 585, 6.0), (minute - 525, 8.0), (minute - 1200, 1.0)):
-            known = replace(SAMPLE, taken=taken, seconds=15.0, load=load, trusted=True)
+            known = SAMPLE._replace(taken=taken, seconds=15.0, load=load, trusted=True)
             ledger.commit(taken, "test", known, DECISION, Plan(), ledger.mark())
-        ledger.commit(minute, "test", replace(SAMPLE, taken=minute, load=99.0), DECISION, Plan(), ledger.mark())
+        ledger.commit(minute, "test", SAMPLE._replace(taken=minute, load=99.0), DECISION, Plan(), ledger.mark())
         history = ledger.history(NOW, 300)
         assert history.minutes == ((minute - 660, 4.0, 1), (minute - 600, 6.0, 1), (minute - 540, 8.0, 1))
         assert ([one.load for one in history.samples], history.swing) == ([99.0], USUAL_SWING)
         for back in range(100, 20, -1):
-            known = replace(SAMPLE, taken=minute - 60 * back, load=50.0 + back % 3, trusted=True)
+            known = SAMPLE._replace(taken=minute - 60 * back, load=50.0 + back % 3, trusted=True)
             ledger.commit(known.taken, "test", known, DECISION, Plan(), ledger.mark())
         assert ledger.history(NOW, 300).swing < USUAL_SWING
 
@@ -317,10 +316,10 @@ class LedgerContract:
         text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40),
     )
     def test_numbers_and_texts_come_back_as_they_were(self, ledger: Ledger, number: float, text: str) -> None:
-        check = ledger.commit(number, text, replace(SAMPLE, load=number), DECISION, Plan(), 0, message=text, inputs={text: number})
+        check = ledger.commit(number, text, SAMPLE._replace(load=number), DECISION, Plan(), 0, message=text, inputs={text: number})
         row = ledger.checks(1, check=check)[0]
         assert (row["started"], row["origin"], row["message"], row["inputs"]) == (number, text, text, {text: number})
-        assert ledger.last_sample() == replace(SAMPLE, load=number)
+        assert ledger.last_sample() == SAMPLE._replace(load=number)
 
     def test_names_are_told_apart_by_every_letter(self, ledger: Ledger) -> None:
         for token in ("t", "T", "t ", "é", "e"):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -49,7 +48,7 @@ def test_silence_after_traffic_is_not_believed_at_once() -> None:
     quiet = reading(requests=0, in_service=0, mean_seconds=None)
     got = sample(POLICY, reading(), quiet, NOW, recent=[before])
     assert [code for code, _text in got.faults] == ["zero"]
-    assert sample(POLICY, reading(), quiet, NOW + 400, recent=[dataclasses.replace(before, taken=NOW - 400)]).faults[0][0] == "stale"
+    assert sample(POLICY, reading(), quiet, NOW + 400, recent=[before._replace(taken=NOW - 400)]).faults[0][0] == "stale"
 
 
 def test_a_jump_is_confirmed_by_another_minute_only() -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import random
 
@@ -187,7 +186,7 @@ def test_a_reading_of_a_minute_that_flutters_is_no_growth_yet() -> None:
     known = History(samples=(samples[-1],), minutes=kept.lately(NOW), swing=kept.swing(NOW), flutter=kept.flutter(NOW))
     situation = Situation(Policy(), begun, known, 4, NOW, None, 180.0)
     assert situation.present_weight == pytest.approx(0.25, abs=0.1)
-    said = [trend(Situation(Policy(), begun, dataclasses.replace(known, flutter=flutter), 4, NOW, None, 180.0)) for flutter in (known.flutter, 0.0)]
+    said = [trend(Situation(Policy(), begun, known._replace(flutter=flutter), 4, NOW, None, 180.0)) for flutter in (known.flutter, 0.0)]
     assert ["grows" in wish.text for wish in said if wish is not None] == [False, True]
     # A minute that is over counts in full, and so does one that was read at once.
     assert Situation(Policy(), sample(NOW + 60, 28.0, 60.0), known, 4, NOW, None, 180.0).present_weight == 1.0

@@ -103,14 +103,14 @@ def test_silence_after_traffic_is_not_trusted_until_the_window_has_passed() -> N
     silent = reading(requests=3000, in_service=0, members=quiet)
     busy = Sample(NOW - 60, 60, 5, 5, 0, 12, 3, 300, True)
     assert codes(judged(silent, recent=[busy])) == ["zero"]
-    assert judged(silent, recent=[dataclasses.replace(busy, taken=NOW - 301)]).trusted
-    assert judged(silent, recent=[dataclasses.replace(busy, requests=5)]).trusted
+    assert judged(silent, recent=[busy._replace(taken=NOW - 301)]).trusted
+    assert judged(silent, recent=[busy._replace(requests=5)]).trusted
 
 
 def test_a_jump_is_believed_when_a_second_reading_confirms_it() -> None:
     first = judged(reading(waiting=100_000))
     assert judged(reading(waiting=90_000), recent=[first]).trusted
-    assert not judged(reading(waiting=90_000), recent=[dataclasses.replace(first, load=999_999)]).trusted
+    assert not judged(reading(waiting=90_000), recent=[first._replace(load=999_999)]).trusted
 
 
 def test_a_member_that_leaves_or_whose_node_is_gone_is_not_missed() -> None:
