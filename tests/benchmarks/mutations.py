@@ -75,7 +75,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/growth.py", "self._changes[0][0] <= begin - LOOKBACK + 2 * STEP:", "False:"),
     (f"{CORE}/growth.py", "while len(self._kept) > 2 and", "while len(self._kept) > 1 and"),
     (f"{CORE}/growth.py", "if low > high:", "if False:"),
-    (f"{CORE}/growth.py", "slope <= SURE * error", "slope <= 0"),
+    (f"{CORE}/growth.py", "slope <= SURE * noise / math.sqrt(spread)", "slope <= 0"),
     (f"{CORE}/growth.py", "if when <= -LINE_SECONDS:", "if False:"),
     (f"{CORE}/growth.py", "if row[0] <= begin - STEP]", "]"),
     (f"{CORE}/growth.py", "count, loads = weight - 1.0, (weight - 1.0) * minutes[-1][1]", "count, loads = 0.0, 0.0"),

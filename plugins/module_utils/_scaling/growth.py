@@ -147,7 +147,7 @@ def growth(minutes: Sequence[Minute], noise: float, weight: float = 1.0) -> Grow
     count, loads = weight - 1.0, (weight - 1.0) * minutes[-1][1]
     whens, squares, products = 0.0, 0.0, 0.0
     low, high = -math.inf, math.inf
-    slope = error = level = lasted = 0.0
+    best = 0.0, 1.0, 1.0, 0.0, 0.0, 0.0
     for begin, load, _samples in reversed(minutes):
         when = begin - last
         if when <= -LINE_SECONDS:
@@ -160,16 +160,16 @@ def growth(minutes: Sequence[Minute], noise: float, weight: float = 1.0) -> Grow
         spread = squares - whens * whens / count
         if spread <= 0:
             continue
-        steeper = (products - whens * loads / count) / spread
-        doubt = noise / math.sqrt(spread)
-        apart = ALIKE * doubt
-        if steeper - apart > low:
-            low = steeper - apart
-        if steeper + apart < high:
-            high = steeper + apart
+        slope = (products - whens * loads / count) / spread
+        apart = ALIKE * noise / math.sqrt(spread)
+        if slope - apart > low:
+            low = slope - apart
+        if slope + apart < high:
+            high = slope + apart
         if low > high:
             break
-        slope, error, level, lasted = steeper, doubt, (loads - steeper * whens) / count, -when
-    if slope <= SURE * error:
+        best = slope, spread, count, whens, loads, when
+    slope, spread, count, whens, loads, when = best
+    if slope <= SURE * noise / math.sqrt(spread):
         return None
-    return Growth(slope, level, lasted)
+    return Growth(slope, (loads - slope * whens) / count, -when)
