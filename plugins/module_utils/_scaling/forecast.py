@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import datetime
 import zoneinfo
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
@@ -86,7 +86,7 @@ def outlook(
         return None
     present = slot_of(now)
     ahead = range(present, _last(present, lead) + SLOT, SLOT)
-    past = range(present - COMPARED * SLOT, present, SLOT)
+    past = [(begin, slots[begin]) for begin in range(present - COMPARED * SLOT, present, SLOT) if begin in slots]
     said: dict[int, list[float]] = {begin: [] for begin in ahead}
     factors = []
     for back in shifts(present // 3600, timezone):
@@ -123,13 +123,9 @@ def _last(present: int, lead: float) -> int:
     return slot_of(present + SLOT + reach(lead))
 
 
-def _factor(slots: Mapping[int, float], past: Iterable[int], back: int) -> float:
+def _factor(slots: Mapping[int, float], past: Sequence[tuple[int, float]], back: int) -> float:
     """How busy the last hour was, in terms of that week's. The hour and its last quarter must agree on a growth."""
-    ratios = [
-        (slots[begin] + SMOOTHING) / (slots[begin - back] + SMOOTHING)
-        for begin in past
-        if begin in slots and begin - back in slots
-    ]
+    ratios = [(load + SMOOTHING) / (slots[begin - back] + SMOOTHING) for begin, load in past if begin - back in slots]
     if len(ratios) < FEWEST:
         return 1.0
     # Medians: twenty minutes of an exam say nothing of what comes after it. A fall below the usual is believed by the hour alone: whom an

@@ -114,10 +114,10 @@ class Minutes:
             rows = [row for row in self._changes if row[0] <= begin - STEP]
             swing, flutter = USUAL_SWING, 0.0
             if len(rows) >= FEWEST:
-                changes = [change for _present, change, _steps in rows]
+                _present, changes, steps = zip(*rows)
                 usual = median(changes)
                 swing = max(LEAST_SWING, 1.48 / math.sqrt(2) * median([abs(change - usual) for change in changes]))
-                flutter = math.sqrt(math.pi) / 2 * median([steps for _present, _change, steps in rows])
+                flutter = math.sqrt(math.pi) / 2 * median(steps)
             self._known = begin, swing, flutter
         return self._known
 
