@@ -161,6 +161,15 @@ def test_answers_that_are_used_again_change_nothing(how: str, model: Model, off_
     assert (quick.checks, quick.node_hours, quick.outlooks) == (whole.checks, whole.node_hours, whole.outlooks)
 
 
+def test_a_slot_that_comes_into_reach_within_a_minute_is_seen_then() -> None:
+    week = [10.0] * (9 * 60) + [100.0] * 60 + [10.0] * 60
+    slots = {int(BEGIN) - back * 7 * 86400 + SLOT * i: week[5 * i] for back in (1, 2, 3) for i in range(len(week) // 5)}
+    quick, whole = [simulate(POLICY, Trace(BEGIN, week), past=Past(slots=slots), watch=watch) for watch in (None, lambda *_seen: None)]
+    assert [(one.time, one.decision) for one in quick.decisions] == [(one.time, one.decision) for one in whole.decisions]
+    out = next(one for one in whole.decisions if one.decision.direction == "out")
+    assert out.time % 60 not in (0, 15) and out.time < BEGIN + 9 * 3600 - 180
+
+
 def test_most_checks_of_a_minute_get_the_answer_of_its_first(monkeypatch: pytest.MonkeyPatch) -> None:
     decided = [0]
     original = module.decide
