@@ -12,8 +12,6 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SCALE = HERE.parents[1] / "playbooks" / "scale.yml"
-
-
 # Where launches take long, a run leaves it to the next one to let the nodes join.
 RUNS = 3
 

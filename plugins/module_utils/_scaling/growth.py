@@ -147,6 +147,7 @@ def growth(minutes: Sequence[Minute], noise: float, weight: float = 1.0) -> Grow
     count, loads = weight - 1.0, (weight - 1.0) * minutes[-1][1]
     whens, squares, products = 0.0, 0.0, 0.0
     low, high = -math.inf, math.inf
+    # The slope of the longest line so far, the sums that it comes from, and where it begins.
     best = 0.0, 1.0, 1.0, 0.0, 0.0, 0.0
     for begin, load, _samples in reversed(minutes):
         when = begin - last
