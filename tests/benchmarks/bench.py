@@ -35,6 +35,7 @@ import platform
 import signal
 import sys
 import time
+from pathlib import Path
 
 from measure import say
 
@@ -57,6 +58,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--histories", type=int, default=100_000, help="histories: how many (default 100000)")
     parser.add_argument("--seeds", type=int, default=30, help="policies: traces of each shape (default 30)")
     parser.add_argument("--shapes", default="", help="policies: which shapes, with commas, or others (default: the six of the goals)")
+    parser.add_argument("--trace", type=lambda path: Path(os.environ.get("OLDPWD", "."), path), metavar="FILE",
+                        help="policies: the weeks of this load (CSV as for simulate) instead of shapes, --seeds of them at most")
     parser.add_argument("--targets", default="0.7", help="policies: our targets, the default among them (default: %(default)s)")
     parser.add_argument("--scaling", default="", metavar="KEY=VALUE,...", help="policies, exam: settings of ours besides the defaults")
     parser.add_argument("--parts", default="versus,measures,freshness,cost,likeness,neighbour,takeover",

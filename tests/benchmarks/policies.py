@@ -8,7 +8,7 @@ Under-provisioned time and node-hours of every policy at each of its settings, s
 moment: ceil(one-minute load / (workers x 0.85)), at least the minimum. The oracle knows the future (see ``elasticity.oracle``).
 Ours runs the production code, sees no more than the others, and has learnt its weekly shape from the three weeks before.
 What it gains where the tenants' databases told of the exams is a table of its own (``known_exams``).
-``--shapes others`` takes the traces of ``other_traces``, on which nothing was chosen.
+``--shapes others`` takes the traces of ``other_traces``, on which nothing was chosen; ``--trace FILE`` the weeks of a recorded load.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from curves import OURS, at_most_half, averages, lacks, least
 from exam import exam
 from known_exams import EXAMS, KNOWING, compare, foreseen, told
 from other_traces import SIX
+from own_trace import register
 from traces import SHAPES, WEEK, WORKERS, generate
 
 import rivals
@@ -210,6 +211,8 @@ def main(_fleet: object, given: argparse.Namespace) -> None:
     """The benchmark `policies`."""
     begun = time.monotonic()
     scaling = settings_of(given)
+    if given.trace:
+        given.shapes, given.seeds = register(given.trace, given.seeds), 1
     asked = set(SIX if not given.shapes else set(SHAPES) - set(SIX) if given.shapes == ["others"] else given.shapes)
     unknown = sorted(asked - set(SHAPES))
     if unknown:
@@ -241,4 +244,5 @@ def main(_fleet: object, given: argparse.Namespace) -> None:
     if informed:
         table, summary = compare(rows + informed, given.seeds)
         report("policies_known", f"Ours at its default target in the {EXAMS} without and with known exams, {given.seeds} seeds", table, [summary])
-    report("policies_exam", "A tenfold exam start, launch 300 s", exam(scaling))
+    if not given.trace:
+        report("policies_exam", "A tenfold exam start, launch 300 s", exam(scaling))

@@ -36,3 +36,41 @@ def test_what_the_target_leaves_free_is_no_leap(policies: ModuleType) -> None:
     assert leaps(policies, [20.0 + 0.3 * minute for minute in range(120)], 60) == []
     assert leaps(policies, [60.0] * 30 + [10.0] * 4 + [60.0] * 30, 30) == []
     assert leaps(policies, [5.0, 500.0], 60) == []
+
+
+@pytest.fixture(name="own_trace")
+def _own_trace(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    monkeypatch.setattr(importlib.import_module("traces"), "SHAPES", {})
+    return importlib.import_module("own_trace")
+
+
+def recorded(path: Path, hours: int) -> Path:
+    path.write_text("time,load\n" + "".join(f"{3600 * hour},{hour}\n" for hour in range(hours) if not 700 < hour < 750), encoding="utf-8")
+    return path
+
+
+def test_each_week_of_an_own_trace_has_those_before_it_to_learn_from(own_trace: ModuleType, tmp_path: Path) -> None:
+    path = recorded(tmp_path / "campus.csv", 168 * 6 + 1)
+    assert own_trace.register(path, 30) == ["campus, week -3", "campus, week -2", "campus, week -1"]
+    latest = importlib.import_module("traces").generate("campus, week -1", 0)
+    assert (len(latest.history), len(latest.loads), latest.weekly) == (3 * 10080, 10080, True)
+    # The half minute more that the last value stands for.
+    assert latest.loads[0] == pytest.approx(168 * 5, abs=0.1)
+    assert latest.history[-1] == pytest.approx(168 * 5, abs=0.1)
+    # Where nothing was recorded the load before stands.
+    assert latest.history.count(700) > 48 * 60
+    assert own_trace.register(path, 1) == ["campus, week -1"]
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("time,load\n0,1\n3600,2\n", "covers 0.0 days: give 3 weeks to learn from"),
+    ("time,weight\n0,1\n", "has no column 'load'"),
+])
+def test_an_own_trace_that_says_too_little_is_refused(own_trace: ModuleType, tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "campus.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit, match=said):
+        own_trace.register(path, 30)
+    with pytest.raises(SystemExit, match="No such file"):
+        own_trace.register(tmp_path / "none.csv", 30)
