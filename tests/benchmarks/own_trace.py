@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from pathlib import Path
 
@@ -23,7 +22,9 @@ def register(path: Path, most: int) -> list[str]:
             trace = from_csv(lines)
     except (OSError, UnicodeDecodeError, TraceError) as exc:
         raise SystemExit(f"--trace {path}: {exc}") from exc
-    loads = list(itertools.accumulate(trace.loads, lambda before, load: before if load is None else load))
+    loads: list[float] = []
+    for load in trace.loads:
+        loads.append(loads[-1] if load is None else load)
     weeks = len(loads) // WEEK - HISTORY_WEEKS
     if weeks < 1:
         raise SystemExit(f"--trace {path}: it covers {len(loads) / 1440:.1f} days: give {HISTORY_WEEKS} weeks to learn from and at least one to follow")
