@@ -303,6 +303,8 @@ class Applier:
             home.query(statement, values)
         settings = dict(work.settings)
         if work.site == "adopt":
+            if work.entry.state == "installing":
+                self._forget_halves(tenant)
             book.note(tenant.name, state="installed", release_name=sites.places.release, server=work.home, wwwroot=self.wwwroot(tenant))
         elif work.site:
             self._install(book, home, work)
@@ -341,7 +343,13 @@ class Applier:
                 f"--adminuser={tenant.admin_user}", f"--adminpass={password}", f"--adminemail={tenant.admin_email}",
                 f"--fullname={tenant.title}", f"--shortname={tenant.shortname}", hide=[password],
             )
+            self._forget_halves(tenant)
         book.note(tenant.name, state="installed")
+
+    def _forget_halves(self, tenant: Tenant) -> None:
+        """Empty a new site's caches: an installation passes them by, and cron, which knows the tenant already, keeps the settings of a
+        site that has but half of them, such as that there is no cron."""
+        self.sites.script(tenant.name, "admin/cli/purge_caches.php")
 
     def _clone(self, work: Work, password: str) -> None:
         """Copy the template, and make the copy a site of its own."""

@@ -172,6 +172,29 @@ def test_maintenance_follows_the_list_and_leaves_that_of_others_alone(state, hel
     assert planned(tenant(state=state), HERE._replace(held=held), closed).actions() == actions
 
 
+@pytest.mark.parametrize(
+    ("need", "entry", "done"),
+    [
+        ("install", database.Entry(), ["note installing", "install_database.php", "purge_caches.php", "note installed"]),
+        # Broken off before its caches were emptied.
+        ("adopt", database.Entry("installing"), ["purge_caches.php", "note installed"]),
+        # Of an earlier version's book, or somebody else's: in use.
+        ("adopt", database.Entry("installed"), ["note installed"]),
+        ("adopt", database.Entry(), ["note installed"]),
+    ],
+)
+def test_nothing_that_cron_kept_of_half_a_site_outlives_its_installation(need, entry, done):
+    one, happened = applier(), []
+    one.sites.script = lambda name, script, *words, hide=(): happened.append(script.rsplit("/", 1)[1])
+
+    class Book(Server):
+        def note(self, name, **values):
+            happened.append(f"note {values['state']}")
+
+    one._bring_into_being(Book("empty"), Book("empty"), apply.Work(TENANT, entry, "default", site=need))
+    assert happened == done
+
+
 def test_an_absent_tenant_is_refused_without_a_backup():
     one = applier()
     one.may_remove = lambda wanted: "no backup"
