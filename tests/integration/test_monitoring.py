@@ -65,6 +65,8 @@ def test_every_node_is_read_after_the_first_run(watched: LocalFleet) -> None:
     rules = [rule for group in prometheus(watched, "rules")["groups"] for rule in group["rules"]]
     assert len(rules) >= 15
     assert [rule["name"] for rule in rules if rule["health"] == "err"] == []
+    (active,) = prometheus(watched, "query", query="sum(moodle_jobs_active)")["result"]
+    assert active["value"][1] == "1"
     assert changed(watched.playbook("site"))["watched-monitoring-1"] == 0
 
 

@@ -61,10 +61,12 @@ def test_what_is_asked_of_the_fleet_itself_is_told_by_it() -> None:
             ledger.commit(at, "check", Sample(at, 15, 5, 5, 0, 8, 2, 9, True), Decision(2, "none", 2, 2, True), Plan(), 0,
                           inputs={"phases": {}, "outlook": {"points": [[1, 2.0]]}})
         told = set(re.findall(r"^# TYPE (\S+)", render("f", Policy(), ledger, 1020), re.M))
+    jobs = (FILES.parents[1] / "jobs" / "files" / "metrics.py").read_text(encoding="utf-8")
+    told |= {f"moodle_jobs_{name}" for name in re.findall(r'metric\("(\w+)"', jobs)}
     asked = {
         name for text in [*(rule["expr"] for rule in RULES), *(target["expr"] for board in BOARDS.values() for panel in board["panels"]
                                                                for target in panel["targets"])]
-        for name in re.findall(r"moodle_fleet_\w+", text)
+        for name in re.findall(r"moodle_(?:fleet|jobs)_\w+", text)
     }
     assert len(asked) > 15 and asked <= told
     recorded = {rule["record"] for rule in RULES if "record" in rule}
