@@ -55,7 +55,7 @@ def test_each_week_of_an_own_trace_has_those_before_it_to_learn_from(own_trace: 
     assert own_trace.register(path, 30) == ["campus, week -3", "campus, week -2", "campus, week -1"]
     latest = importlib.import_module("traces").generate("campus, week -1", 0)
     assert (len(latest.history), len(latest.loads), latest.weekly) == (3 * 10080, 10080, True)
-    # The half minute more that the last value stands for.
+    # The trace ends with the minute that its last value stands for.
     assert latest.loads[0] == pytest.approx(168 * 5, abs=0.1)
     assert latest.history[-1] == pytest.approx(168 * 5, abs=0.1)
     # Where nothing was recorded the load before stands.
