@@ -60,10 +60,11 @@ def decide(
         wishes = [wish for wish in [recommend(situation) for recommend in recommenders] if wish is not None]
         floor = max([wish.desired for wish in wishes if wish.floor], default=0)
         recommended = _recommend(chain, wishes, sample, size)
-        _window(chain, policy, history, now)
-        _timing(chain, situation)
-        _steps(chain, policy, floor)
-        _cooldown(chain, policy, history, now)
+        if recommended != size:
+            _window(chain, policy, history, now)
+            _timing(chain, situation)
+            _steps(chain, policy, floor)
+            _cooldown(chain, policy, history, now)
     frozen, hold_in = _brakes(chain, policy, sample, survey, now, pauses, saturated or {}, floor, manual is not None)
     _bounds(chain, policy)
     direction = "out" if chain.desired > size else "in" if chain.desired < size else "none"
@@ -182,13 +183,13 @@ def _brakes(
     manual: bool,
 ) -> tuple[bool, bool]:
     """Reasons to do less. Returns (nothing may be done, no node may go)."""
-    current = [pause for pause in pauses if not pause.until or pause.until > now]
-    frozen = next((pause for pause in current if pause.scope == "all"), None)
+    current = {pause.scope: pause for pause in reversed(pauses) if not pause.until or pause.until > now}
+    frozen = current.get("all")
     if frozen is not None:
         chain.set(chain.size, "paused", f"scaling is paused: {frozen.reason or 'no reason given'}")
         return True, True
     hold_in = False
-    held = next((pause for pause in current if pause.scope == "in"), None)
+    held = current.get("in")
     if held is not None:
         hold_in = True
         if chain.desired < chain.size:

@@ -169,6 +169,8 @@ def growth(minutes: Sequence[Minute], noise: float, weight: float = 1.0) -> Grow
             high = slope + apart
         if low > high:
             break
+        if high <= 0:
+            return None  # no line that still fits surely rises
         best = slope, spread, count, whens, loads, when
     slope, spread, count, whens, loads, when = best
     if slope <= SURE * noise / math.sqrt(spread):

@@ -69,9 +69,9 @@ class Wish(NamedTuple):
     advice: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class Situation:
-    """What a recommender may look at.
+    """What a recommender may look at, and not change.
 
     ``size`` is the number of nodes in service or on the way, ``outlook`` the weekly shape's next minutes where it is
     known, ``launch_seconds`` what launches took lately (0 where nobody asked), ``events`` what is known ahead.

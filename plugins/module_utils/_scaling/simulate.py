@@ -14,7 +14,6 @@ import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.decide import decide
@@ -225,7 +224,10 @@ class _World:
 
     def see(self, now: float) -> tuple[list[Node], list[Member]]:
         """What cloud and balancer would tell."""
-        members = [replace(member, since=now - self.since[name]) for name, member in self.members.items()]
+        # Of one that is up nobody asks since when.
+        members = [
+            member if member.state == "up" else replace(member, since=now - self.since[name]) for name, member in self.members.items()
+        ]
         return list(self.nodes.values()), members
 
 
@@ -312,11 +314,13 @@ def simulate(
                 outlooks.append((now, max(load for _begin, load in ahead.points)))
         history = memory.history(within)
         fresh = events and replace(events, read=now)
-        ask = partial(decide, policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh)
-        decision = ask(recommenders=silent)
-        if decision.direction != "none" and len(silent) < len(recommenders):
-            # Now somebody reads the reasons.
-            decision = ask(recommenders=recommenders)
+        for asked in (silent, recommenders):
+            decision = decide(
+                policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh, recommenders=asked
+            )
+            if decision.direction == "none" or len(silent) == len(recommenders):
+                # Nobody reads the reasons, or they are all there.
+                break
         steps = plan(
             policy, decision, seen, now, token=f"t{checks}", image=IMAGE, zones=("a", "b"),
             launch_seconds=lead if world.launch_times else 0.0,
