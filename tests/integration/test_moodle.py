@@ -131,6 +131,9 @@ def test_copies_share_no_more_than_full_installations_do(moodle: LocalFleet, tmp
     while waiting := [name for name in (*TENANTS, "fulla", "fullb") if query(due.format(name))]:
         assert time.monotonic() < deadline, waiting
         time.sleep(2)
+    for name in ("fulla", "fullb"):
+        warned = life.sh("jobs", f"journalctl --output cat --priority warning MOODLE_TENANT={name}")
+        assert "being upgraded" not in warned, f"cron ran while the site was being made: {warned}"
     cells = {name: likeness.cells(query, f"moodle_{name}") for name in (*TENANTS, "fulla", "fullb")}
     assert len({place[0] for place in cells["fulla"]}) > 50
     assert likeness.shared(cells[TENANTS[0]], cells[TENANTS[1]], (cells["fulla"], cells["fullb"])) == {}

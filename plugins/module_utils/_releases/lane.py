@@ -20,8 +20,6 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants im
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.definition import DEFAULT_SERVER, Tenant
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._tenants.site import SiteError, Sites
 
-# What the fleet's own nodes must find in the shared folder: which release a tenant's jobs run with meanwhile.
-LANES_FOLDER = ".fleet/lanes"
 _HASH = re.compile(r"'([0-9a-f]{40})'")
 
 
@@ -235,27 +233,12 @@ class Lane:
         self.old.script(self.tenant.name, "admin/cli/purge_caches.php")
 
     def _settle(self) -> None:
-        self._lead_jobs(self.course.target.name)
+        self.sites.lead_jobs(self.tenant.name, self.course.target.name)
         self._note({"phase": plan.DONE, "error": ""}, {"state": "installed", "release_name": self.course.target.name})
 
     def _settle_back(self) -> None:
-        self._lead_jobs("")
+        self.sites.lead_jobs(self.tenant.name, None)
         self._note({"phase": plan.FAILED, "run": self.course.run}, {"state": "installed", "release_name": self.course.origin.name})
-
-    def _lead_jobs(self, release: str) -> None:
-        """Say which release the tenant's jobs run with, until all run with it."""
-        folder = os.path.join(self.sites.places.shared_root, LANES_FOLDER)
-        os.makedirs(folder, mode=0o750, exist_ok=True)
-        os.chown(folder, 0, self.sites.places.account()[1])
-        path = os.path.join(folder, self.tenant.name)
-        if release:
-            with open(f"{path}.new", "w", encoding="ascii") as stream:
-                stream.write(release + "\n")
-            os.chmod(f"{path}.new", 0o644)
-            os.replace(f"{path}.new", path)
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
 
     def _open(self) -> None:
         self.sites.open(self.tenant.name)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -254,6 +255,11 @@ class Applier:
                     connection.pipeline(commands)
                     if commands:
                         resp.save(connection)
+        for work in todo:
+            if work.site in ("install", "again"):
+                # Until its turn comes. What is wrong with the folder, its turn tells.
+                with contextlib.suppress(OSError):
+                    self.sites.lead_jobs(work.tenant.name, "")
         self._prepare_templates(todo)
         with ThreadPoolExecutor(max_workers=max(1, parallel)) as pool:
             running = [pool.submit(self._act, work) for work in todo if not work.error]
@@ -305,6 +311,7 @@ class Applier:
         if work.site == "adopt":
             if work.entry.state == "installing":
                 self._forget_halves(tenant)
+                sites.lead_jobs(tenant.name, None)
             book.note(tenant.name, state="installed", release_name=sites.places.release, server=work.home, wwwroot=self.wwwroot(tenant))
         elif work.site:
             self._install(book, home, work)
@@ -334,6 +341,7 @@ class Applier:
         if work.site == "again":
             home.end_connections(tenant.database_user())
             home.recreate(tenant.database)
+        sites.lead_jobs(tenant.name, "")
         password = self.password("admin", tenant)
         if cloning:
             self._clone(work, password)
@@ -344,11 +352,12 @@ class Applier:
                 f"--fullname={tenant.title}", f"--shortname={tenant.shortname}", hide=[password],
             )
             self._forget_halves(tenant)
+        sites.lead_jobs(tenant.name, None)
         book.note(tenant.name, state="installed")
 
     def _forget_halves(self, tenant: Tenant) -> None:
-        """Empty a new site's caches: an installation passes them by, and cron, which knows the tenant already, keeps the settings of a
-        site that has but half of them, such as that there is no cron."""
+        """Empty a new site's caches: an installation passes them by, and a cron that began before it, or half an hour later, keeps the
+        settings of a site that has but half of them, such as that there is no cron."""
         self.sites.script(tenant.name, "admin/cli/purge_caches.php")
 
     def _clone(self, work: Work, password: str) -> None:

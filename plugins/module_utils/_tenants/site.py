@@ -24,6 +24,8 @@ BEHIND_MODE = 0o755
 AJAR_MODE = 0o711
 # Where Moodle says to every node that the command line closed the site.
 CLOSED = "data/climaintenance.html"
+# By the tenant's name: the release its jobs run with where that is not the fleet's, or nothing while there is no site yet.
+LANES_FOLDER = ".fleet/lanes"
 CLOSED_PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Maintenance</title></head>
 <body><h1>Maintenance</h1><p>This site is being worked on and will be back soon.</p></body></html>
@@ -217,6 +219,21 @@ class Sites:
                 os.unlink("climaintenance.html", dir_fd=folder)
         finally:
             os.close(folder)
+
+    def lead_jobs(self, tenant: str, release: str | None) -> None:
+        """Say which release the tenant's jobs run with: None is the fleet's, "" lets them rest (half an hour at most)."""
+        folder = os.path.join(self.places.shared_root, LANES_FOLDER)
+        path = os.path.join(folder, tenant)
+        if release is None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            return
+        os.makedirs(folder, mode=0o750, exist_ok=True)
+        os.chown(folder, 0, self.places.account()[1])
+        with open(f"{path}.new", "w", encoding="ascii") as stream:
+            stream.write(release + "\n")
+        os.chmod(f"{path}.new", 0o644)
+        os.replace(f"{path}.new", path)
 
     def _data(self, tenant: str) -> int:
         """Open a tenant's data folder. PHP's user may write around there: links are not followed."""

@@ -34,7 +34,9 @@ OWN = TENANTS.with_name("tenants.own")
 LIBRARY = Path(__file__).parent
 RUNTIME = Path("/run/moodle-fleet-cron")
 # By these Moodle says that the site does not want its cron to run.
-REST = ("Cron is disabled", "CLI maintenance mode active", "Moodle upgrade pending")
+REST = ("Cron is disabled", "CLI maintenance mode active", "Moodle upgrade pending", "The site is being made")
+# Nobody makes one for longer (seconds): it was broken off.
+MAKING = 1800.0
 KEPT_OUTPUT = 64 << 10
 
 
@@ -347,6 +349,11 @@ class Dispatcher:
     def _start(self, run: Run) -> None:
         """Have Moodle's own cron run for a tenant."""
         code = self._code_of(run.tenant)
+        if not code:
+            # It would put half of a site's settings into the caches.
+            self.figures.started(run)
+            self._ended({"id": run.number, "code": 1, "cpu": 0.0}, REST[-1])
+            return
         script = next((path for path in (f"{code}/admin/cli/cron.php", f"{code}/public/admin/cli/cron.php")
                        if os.path.exists(path)), f"{code}/admin/cli/cron.php")
         self.figures.started(run)
@@ -362,11 +369,16 @@ class Dispatcher:
         runner.ask(run.number, script, "--keep-alive=0", MOODLE_TENANT=run.tenant)
 
     def _code_of(self, tenant: str) -> str:
-        """The code that fits the tenant's database: while a release is under way, not all tenants have the same."""
+        """The code that fits the tenant's database: while a release is under way, not all tenants have the same. Empty while its site is
+        being made."""
+        lane = Path(self.settings["lanes"], tenant)
         try:
-            release = Path(self.settings["lanes"], tenant).read_text(encoding="ascii").strip()
+            release = lane.read_text(encoding="ascii").strip()
+            made = bool(release) or time.time() - lane.stat().st_mtime > MAKING
         except FileNotFoundError:
             return self.code
+        if not release:
+            return self.code if made else ""
         return os.path.join(self.settings["releases"], os.path.basename(release))
 
     def _ask(self, answer: Callable[[int, str], None], *words: str) -> None:

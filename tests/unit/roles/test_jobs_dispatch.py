@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -97,3 +98,23 @@ def test_a_tenant_goes_back_to_the_user_that_most_share(dispatcher):
     dispatcher.seen = ()
     turn(dispatcher, {"globex": None}, later=3600)
     assert [(tenant, user) for tenant, user, _php in Runner.runs] == [("globex", OWN), ("globex", SHARED)]
+
+
+def test_a_site_that_is_being_made_rests_until_it_is_complete(dispatcher, monkeypatch, tmp_path):
+    monkeypatch.setitem(dispatcher.settings, "lanes", str(tmp_path))
+    ended = []
+    monkeypatch.setattr(dispatcher.figures, "ended", lambda run, outcome, *_more: ended.append((run.tenant, outcome)))
+    (tmp_path / "acme").write_text("\n")
+    turn(dispatcher, {"acme": None, "globex": None})
+    assert ([name for name, _user, _php in Runner.runs], ended) == (["globex"], [("acme", "resting")])
+    (tmp_path / "acme").unlink()
+    turn(dispatcher, {}, later=70)
+    assert "acme" in [name for name, _user, _php in Runner.runs]
+
+
+def test_a_site_whose_making_was_broken_off_does_not_rest_for_ever(dispatcher, monkeypatch, tmp_path):
+    monkeypatch.setitem(dispatcher.settings, "lanes", str(tmp_path))
+    (tmp_path / "acme").write_text("\n")
+    os.utime(tmp_path / "acme", (time.time() - 2000,) * 2)
+    turn(dispatcher, {"acme": None})
+    assert [name for name, _user, _php in Runner.runs] == ["acme"]

@@ -175,9 +175,12 @@ def test_maintenance_follows_the_list_and_leaves_that_of_others_alone(state, hel
 @pytest.mark.parametrize(
     ("need", "entry", "done"),
     [
-        ("install", database.Entry(), ["note installing", "install_database.php", "purge_caches.php", "note installed"]),
+        (
+            "install", database.Entry(),
+            ["note installing", "jobs rest", "install_database.php", "purge_caches.php", "jobs run", "note installed"],
+        ),
         # Broken off before its caches were emptied.
-        ("adopt", database.Entry("installing"), ["purge_caches.php", "note installed"]),
+        ("adopt", database.Entry("installing"), ["purge_caches.php", "jobs run", "note installed"]),
         # Of an earlier version's book, or somebody else's: in use.
         ("adopt", database.Entry("installed"), ["note installed"]),
         ("adopt", database.Entry(), ["note installed"]),
@@ -186,6 +189,7 @@ def test_maintenance_follows_the_list_and_leaves_that_of_others_alone(state, hel
 def test_nothing_that_cron_kept_of_half_a_site_outlives_its_installation(need, entry, done):
     one, happened = applier(), []
     one.sites.script = lambda name, script, *words, hide=(): happened.append(script.rsplit("/", 1)[1])
+    one.sites.lead_jobs = lambda name, release: happened.append({"": "jobs rest", None: "jobs run"}[release])
 
     class Book(Server):
         def note(self, name, **values):
