@@ -14,6 +14,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.decide import decide
@@ -314,13 +315,11 @@ def simulate(
                 outlooks.append((now, max(load for _begin, load in ahead.points)))
         history = memory.history(within)
         fresh = events and replace(events, read=now)
-        for asked in (silent, recommenders):
-            decision = decide(
-                policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh, recommenders=asked
-            )
-            if decision.direction == "none" or len(silent) == len(recommenders):
-                # Nobody reads the reasons, or they are all there.
-                break
+        ask = partial(decide, policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh)
+        decision = ask(recommenders=silent)
+        if decision.direction != "none" and len(silent) < len(recommenders):
+            # Now somebody reads the reasons.
+            decision = ask(recommenders=recommenders)
         steps = plan(
             policy, decision, seen, now, token=f"t{checks}", image=IMAGE, zones=("a", "b"),
             launch_seconds=lead if world.launch_times else 0.0,

@@ -356,8 +356,8 @@ class Applier:
         book.note(tenant.name, state="installed")
 
     def _forget_halves(self, tenant: Tenant) -> None:
-        """Empty a new site's caches: an installation passes them by, and a cron that began before it, or half an hour later, keeps the
-        settings of a site that has but half of them, such as that there is no cron."""
+        """Empty a new site's caches, which an installation passes by: cron rests meanwhile, but one that did not would have left the
+        settings of half a site there, such as that there is no cron."""
         self.sites.script(tenant.name, "admin/cli/purge_caches.php")
 
     def _clone(self, work: Work, password: str) -> None:

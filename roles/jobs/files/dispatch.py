@@ -33,10 +33,11 @@ TENANTS = Path("/etc/moodle-fleet/tenants.php")
 OWN = TENANTS.with_name("tenants.own")
 LIBRARY = Path(__file__).parent
 RUNTIME = Path("/run/moodle-fleet-cron")
-# By these Moodle says that the site does not want its cron to run.
-REST = ("Cron is disabled", "CLI maintenance mode active", "Moodle upgrade pending", "The site is being made")
-# Nobody makes one for longer (seconds): it was broken off.
+# Nobody makes a site for longer (seconds): it was broken off.
 MAKING = 1800.0
+BEING_MADE = "The site is being made"
+# By these Moodle says that the site does not want its cron to run, by the last the dispatcher that there is no site yet.
+REST = ("Cron is disabled", "CLI maintenance mode active", "Moodle upgrade pending", BEING_MADE)
 KEPT_OUTPUT = 64 << 10
 
 
@@ -352,7 +353,7 @@ class Dispatcher:
         if not code:
             # It would put half of a site's settings into the caches.
             self.figures.started(run)
-            self._ended({"id": run.number, "code": 1, "cpu": 0.0}, REST[-1])
+            self._ended({"id": run.number, "code": 1, "cpu": 0.0}, BEING_MADE)
             return
         script = next((path for path in (f"{code}/admin/cli/cron.php", f"{code}/public/admin/cli/cron.php")
                        if os.path.exists(path)), f"{code}/admin/cli/cron.php")
@@ -374,12 +375,12 @@ class Dispatcher:
         lane = Path(self.settings["lanes"], tenant)
         try:
             release = lane.read_text(encoding="ascii").strip()
-            made = bool(release) or time.time() - lane.stat().st_mtime > MAKING
+            being_made = not release and time.time() - lane.stat().st_mtime < MAKING
         except FileNotFoundError:
             return self.code
-        if not release:
-            return self.code if made else ""
-        return os.path.join(self.settings["releases"], os.path.basename(release))
+        if being_made:
+            return ""
+        return os.path.join(self.settings["releases"], os.path.basename(release)) if release else self.code
 
     def _ask(self, answer: Callable[[int, str], None], *words: str) -> None:
         number = -1 - max((-one for one in self.asked), default=0)
