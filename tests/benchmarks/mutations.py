@@ -112,7 +112,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/decide.py", "math.floor(chain.size * policy.max_step_out)", "math.floor(chain.size * 100)"),
     (f"{CORE}/decide.py", "max(held, default=", "min(held, default="),
     (f"{CORE}/decide.py", "if passed < policy.cooldown_out:", "if passed <= policy.cooldown_out:"),
-    (f"{CORE}/decide.py", "if not pause.until or pause.until > now]", "]"),
+    (f"{CORE}/decide.py", "if not pause.until or pause.until > now}", "}"),
     (f"{CORE}/decide.py", "if sick > policy.halt_sick_count and", "if"),
     (f"{CORE}/decide.py", "chain.set(max(chain.size, floor), \"saturated\"", "chain.set(chain.size, \"saturated\""),
     (f"{CORE}/decide.py", "    if chain.desired < policy.min_nodes:", "    if chain.desired < policy.min_nodes - 1:"),
