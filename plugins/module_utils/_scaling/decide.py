@@ -61,6 +61,7 @@ def decide(
         floor = max([wish.desired for wish in wishes if wish.floor], default=0)
         recommended = _recommend(chain, wishes, sample, size)
         if recommended != size:
+            # The caps on a change; who wants none meets none.
             _window(chain, policy, history, now)
             _timing(chain, situation)
             _steps(chain, policy, floor)

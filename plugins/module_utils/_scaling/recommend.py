@@ -69,9 +69,9 @@ class Wish(NamedTuple):
     advice: bool = False
 
 
-@dataclass
+@dataclass(frozen=True)
 class Situation:
-    """What a recommender may look at, and not change.
+    """What a recommender may look at.
 
     ``size`` is the number of nodes in service or on the way, ``outlook`` the weekly shape's next minutes where it is
     known, ``launch_seconds`` what launches took lately (0 where nobody asked), ``events`` what is known ahead.
