@@ -41,13 +41,15 @@ def decide(
     launch_seconds: float = 0.0,
     events: Foreseen | None = None,
     recommenders: Sequence[Recommender] = RECOMMENDERS,
+    told: bool = True,
 ) -> Decision:
     """The highest wish, then the caps in their order; each that changes something leaves its reason.
 
     ``pauses`` are those an operator set, ``saturated`` names services that are at their limit and how that shows,
     ``manual`` is a count given by a person: it stands above the recommenders, never above the bounds. ``outlook`` is
     what the weekly shape says of the next minutes, ``launch_seconds`` how long launches took lately, ``events`` what quizzes,
-    assignments and the operator's calendar will bring.
+    assignments and the operator's calendar will bring. Unless it is ``told``, the recommenders' reasons are left out: they
+    take time, and change nothing.
     """
     size = _size(survey, history)
     chain = _Chain(size)
@@ -59,7 +61,7 @@ def decide(
         situation = Situation(policy, sample, history, size, now, outlook, launch_seconds, events)
         wishes = [wish for wish in [recommend(situation) for recommend in recommenders] if wish is not None]
         floor = max([wish.desired for wish in wishes if wish.floor], default=0)
-        recommended = _recommend(chain, wishes, sample, size)
+        recommended = _recommend(chain, wishes, sample, size, told)
         if recommended != size:
             # The caps on a change; who wants none meets none.
             _window(chain, policy, history, now)
@@ -102,10 +104,10 @@ class _Chain:
         self.reasons.append(Reason(code, text, desired))
 
 
-def _recommend(chain: _Chain, wishes: Sequence[Wish], sample: Sample, size: int) -> int:
+def _recommend(chain: _Chain, wishes: Sequence[Wish], sample: Sample, size: int, told: bool) -> int:
     """The highest wish; without trusted metrics never less than what is there."""
-    for wish in wishes:
-        chain.reasons.append(Reason(wish.source, wish.text, wish.desired))
+    if told:
+        chain.reasons += [Reason(wish.source, wish.text, wish.desired) for wish in wishes]
     for code, text in sample.faults:
         chain.reasons.append(Reason(f"metrics_{code}", text, size))
     counting = [wish.desired for wish in wishes if not wish.advice]

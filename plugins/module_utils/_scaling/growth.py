@@ -115,8 +115,9 @@ class Minutes:
             swing, flutter = USUAL_SWING, 0.0
             if len(rows) >= FEWEST:
                 _present, changes, steps = zip(*rows)
-                usual = median(changes)
-                swing = max(LEAST_SWING, 1.48 / math.sqrt(2) * median([abs(change - usual) for change in changes]))
+                ordered = sorted(changes)
+                usual = median(ordered)
+                swing = max(LEAST_SWING, 1.48 / math.sqrt(2) * median([abs(change - usual) for change in ordered]))
                 flutter = math.sqrt(math.pi) / 2 * median(steps)
             self._known = begin, swing, flutter
         return self._known
@@ -143,6 +144,12 @@ def growth(minutes: Sequence[Minute], noise: float, weight: float = 1.0) -> Grow
     if not minutes or noise <= 0:
         return None
     last = minutes[-1][0]
+    # What a line explains is never more than how far the loads lie from their mean (Cauchy and Schwarz): mostly too little, and then
+    # no line need be drawn.
+    near = [load for begin, load, _samples in minutes if begin > last - LINE_SECONDS]
+    mean = sum(near) / len(near)
+    if sum([(load - mean) ** 2 for load in near]) <= (SURE * noise) ** 2:
+        return None
     # The last minute is the origin of time, so that its weight matters only to these two.
     count, loads = weight - 1.0, (weight - 1.0) * minutes[-1][1]
     whens, squares, products = 0.0, 0.0, 0.0

@@ -46,6 +46,7 @@ SWINGS = 2.3
 SWINGS_FLAT = 1.9
 # Where nothing grows, the mean of so many seconds is the level.
 LEVEL_SECONDS = 300.0
+LEVEL_MINUTES = math.ceil(LEVEL_SECONDS / MINUTE)
 # A growth is expected to go on for this share of the time that it has lasted.
 GOES_ON = 0.5
 # What a run of scale.yml takes at most that waits for new nodes, with the time until the next check.
@@ -60,13 +61,18 @@ EVENTS_NAMED = 3
 
 
 class Wish(NamedTuple):
-    """What one recommender wants. ``advice`` is only told: it changes nothing."""
+    """What one recommender wants. ``advice`` is only told: it changes nothing. ``say`` makes the text, where somebody reads it."""
 
     source: str
     desired: int
-    text: str
+    say: Callable[[], str]
     floor: bool = False
     advice: bool = False
+
+    @property
+    def text(self) -> str:
+        """Why so many."""
+        return self.say()
 
 
 @dataclass(frozen=True)
@@ -96,14 +102,16 @@ class Situation:
     def minutes(self) -> Sequence[Minute]:
         """The minutes of the history with this sample."""
         minutes = list(self.history.minutes)
-        newest = next((one.taken for one in reversed(self.history.samples) if one.trusted), -math.inf)
-        if self.sample.trusted and newest < self.sample.taken:
+        known = [one.taken for one in self.history.samples if one.trusted]
+        if self.sample.trusted and (not known or known[-1] < self.sample.taken):
             added(minutes, self.sample)
         return minutes
 
     @property
     def present_weight(self) -> float:
         """What the last of the minutes counts beside the others: its readings so far may differ from the whole of it."""
+        if not self.history.flutter:
+            return 1.0
         readings = self.minutes[-1][2]
         missing = 1 / readings - 1 / max(readings, MINUTE / max(1.0, self.sample.seconds))
         swing, doubt = self.history.swing**2, self.history.flutter**2 * missing
@@ -129,9 +137,12 @@ def tracking(situation: Situation) -> Wish | None:
     workers = situation.workers
     wanted = max(1, math.ceil(sample.load / (workers * policy.target) - 1e-9))
     busy = sample.load / (workers * size) if size else math.inf
-    share = f"{sample.load:.1f} of {workers * size:.0f} workers busy"
+
+    def share() -> str:
+        return f"{sample.load:.1f} of {workers * size:.0f} workers busy"
+
     if size and policy.scale_in_below <= busy <= policy.scale_out_above:
-        return Wish("tracking", size, f"{share} ({busy:.0%}), within the dead band around {policy.target:.0%}")
+        return Wish("tracking", size, lambda: f"{share()} ({busy:.0%}), within the dead band around {policy.target:.0%}")
     if size and busy > policy.scale_out_above:
         wanted = max(wanted, size)
     if size and busy < policy.scale_in_below:
@@ -139,9 +150,9 @@ def tracking(situation: Situation) -> Wish | None:
     if not sample.trusted:
         # Part of the traffic is missing from the reading: it can prove a need, never the absence of one.
         wanted = max(wanted, size)
-        return Wish("tracking", wanted, f"at least {share}; the reading is incomplete, so it can only add nodes")
+        return Wish("tracking", wanted, lambda: f"at least {share()}; the reading is incomplete, so it can only add nodes")
     shown = f"{busy:.0%}" if size else "no node"
-    return Wish("tracking", wanted, f"{share} ({shown}), target {policy.target:.0%}: {counted(wanted)}")
+    return Wish("tracking", wanted, lambda: f"{share()} ({shown}), target {policy.target:.0%}: {counted(wanted)}")
 
 
 def schedule(situation: Situation) -> Wish | None:
@@ -154,7 +165,7 @@ def schedule(situation: Situation) -> Wish | None:
         return None
     until = f"{best.end // 60:02d}:{best.end % 60:02d}"
     text = f"schedule '{best.name}' keeps at least {counted(best.nodes)} until {until} {best.timezone}"
-    return Wish("schedule", best.nodes, text, floor=True)
+    return Wish("schedule", best.nodes, lambda: text, floor=True)
 
 
 def trend(situation: Situation) -> Wish | None:
@@ -170,22 +181,24 @@ def trend(situation: Situation) -> Wish | None:
     if rise is not None:
         horizon = min(lead, GOES_ON * rise.seconds)
         ahead = rise.level + rise.slope * horizon
-        grows = f"grows by {rise.slope * 60:.1f} a minute: {ahead:.1f} within {horizon:.0f} s"
     else:
         begin = situation.minutes[-1][0] - max(MINUTE, min(LEVEL_SECONDS, policy.scale_in_window))
-        lately = [load for when, load, _samples in situation.minutes if when > begin]
+        lately = [load for when, load, _samples in situation.minutes[-LEVEL_MINUTES:] if when > begin]
         ahead = sum(lately) / len(lately)
-        grows = f"{ahead:.1f} on average"
     spare = situation.spare(ahead)
     wanted = situation.at_limit(ahead + spare)
     if rise is None:
         wanted = min(wanted, max(size, situation.at_limit(ahead + situation.spare(ahead, SWINGS_FLAT))))
-    text = f"{grows}, give or take {spare:.1f}, within {LIMIT:.0%} of the workers: {counted(wanted)}"
-    if policy.trend == "recommend":
-        return Wish("trend", wanted, text + TOLD, advice=True)
-    if policy.trend == "growth" and rise is None and wanted > size:
-        wanted, text = size, f"{text} (no growth, so it only keeps those that are there)"
-    return Wish("trend", wanted, text)
+    keeps = policy.trend == "growth" and rise is None and wanted > size
+
+    def say() -> str:
+        grows = f"{ahead:.1f} on average"
+        if rise is not None:
+            grows = f"grows by {rise.slope * 60:.1f} a minute: {ahead:.1f} within {horizon:.0f} s"
+        text = f"{grows}, give or take {spare:.1f}, within {LIMIT:.0%} of the workers: {counted(wanted)}"
+        return text + (TOLD if policy.trend == "recommend" else " (no growth, so it only keeps those that are there)" if keeps else "")
+
+    return Wish("trend", size if keeps else wanted, say, advice=policy.trend == "recommend")
 
 
 def forecast(situation: Situation) -> Wish | None:
@@ -204,13 +217,17 @@ def forecast(situation: Situation) -> Wish | None:
     spare = situation.spare(load)
     wanted = max(wanted, situation.at_limit(load + spare))
     advice = policy.forecast == "recommend" or policy.forecast == "auto" and seen.days < ENOUGH_DAYS
-    text = (
-        f"{load:.1f} workers busy within {situation.launch_seconds + MARGIN:.0f} s, give or take {spare:.1f}, by {counted(seen.weeks, 'week')} "
-        f"and a last hour at {seen.factor:.0%} of the usual: {counted(wanted)}"
-    )
-    if advice:
-        text += TOLD if policy.forecast == "recommend" else f" (only told, until it knows {ENOUGH_DAYS} days)"
-    return Wish("forecast", wanted, text, advice=advice)
+
+    def say() -> str:
+        text = (
+            f"{load:.1f} workers busy within {situation.launch_seconds + MARGIN:.0f} s, give or take {spare:.1f}, by {counted(seen.weeks, 'week')} "
+            f"and a last hour at {seen.factor:.0%} of the usual: {counted(wanted)}"
+        )
+        if advice:
+            text += TOLD if policy.forecast == "recommend" else f" (only told, until it knows {ENOUGH_DAYS} days)"
+        return text
+
+    return Wish("forecast", wanted, say, advice=advice)
 
 
 def events(situation: Situation) -> Wish | None:
@@ -232,7 +249,16 @@ def events(situation: Situation) -> Wish | None:
         if wanted > nodes:
             nodes, load, together = wanted, added, there
     if not nodes:
-        return Wish("events", situation.size, f"what is known ahead was {old}", advice=True) if old else None
+        return Wish("events", situation.size, lambda: f"what is known ahead was {old}", advice=True) if old else None
+    advice = policy.events == "recommend"
+    return Wish(
+        "events", nodes, lambda: _of_moments(policy, together, lead, nodes, load) + (f" ({old})" if old else "") + (TOLD if advice else ""),
+        floor=not advice, advice=advice,
+    )
+
+
+def _of_moments(policy: Policy, together: Sequence[Moment], lead: float, nodes: int, load: float) -> str:
+    """The moments that count in words, and what they need."""
     named = sorted(together, key=lambda one: (-one.nodes, -one.load, one.begin))
     said = [_told(one, policy.timezone) for one in named[:EVENTS_NAMED]]
     if len(named) > EVENTS_NAMED:
@@ -241,8 +267,7 @@ def events(situation: Situation) -> Wish | None:
     text = f"{'; '.join(said)} → {counted(nodes)} from {_clock(begin, policy.timezone)}"
     if load:
         text += f" ({load:.1f} workers busy by them)"
-    advice = policy.events == "recommend"
-    return Wish("events", nodes, text + (f" ({old})" if old else "") + (TOLD if advice else ""), floor=not advice, advice=advice)
+    return text
 
 
 def _for_moments(situation: Situation, there: Sequence[Moment], point: float) -> tuple[int, float]:

@@ -34,7 +34,6 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.po
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.recommend import (
     RECOMMENDERS,
     Recommender,
-    trend,
 )
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import (
     TAG_LAUNCH,
@@ -292,8 +291,6 @@ def simulate(
     seen: Survey | None = None
     ahead: Outlook | None = None
     key: tuple[int, float] | None = None
-    # What is only told changes no count, and takes half of the time.
-    silent = [one for one in recommenders if watch is not None or one is not trend or policy.trend in ("growth", "scale_out")]
     # Where nothing goes by the clock alone, the same load and the same nodes get the same answer: most of the checks within a minute.
     quick = watch is None and not policy.schedule and events is None
     checks, previous = 0, trace.begin
@@ -315,11 +312,13 @@ def simulate(
                 outlooks.append((now, max(load for _begin, load in ahead.points)))
         history = memory.history(within)
         fresh = events and replace(events, read=now)
-        ask = partial(decide, policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh)
-        decision = ask(recommenders=silent)
-        if decision.direction != "none" and len(silent) < len(recommenders):
+        ask = partial(
+            decide, policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh, recommenders=recommenders
+        )
+        decision = ask(told=watch is not None)
+        if decision.direction != "none" and watch is None:
             # Now somebody reads the reasons.
-            decision = ask(recommenders=recommenders)
+            decision = ask()
         steps = plan(
             policy, decision, seen, now, token=f"t{checks}", image=IMAGE, zones=("a", "b"),
             launch_seconds=lead if world.launch_times else 0.0,
@@ -361,14 +360,13 @@ def _alike(
     ahead: Outlook | None, lead: float,
 ) -> float:
     """The last moment at which a check gets the answer of the one at ``now``, if nothing happens; ``now`` where that is not sure."""
-    codes = {reason.code for reason in decision.reasons}
     _begin, mean, _readings = memory.minutes.last
     end = trace.minute_end(taken.taken)
     # A reading more changes nothing only where all of a minute are the same.
-    if (
-        not BY_THE_CLOCK.isdisjoint(codes) or history.flutter or abs(mean - taken.load) >= SAME
-        or taken.taken - taken.seconds < end - MINUTE - SAME
-    ):
+    if history.flutter or abs(mean - taken.load) >= SAME or taken.taken - taken.seconds < end - MINUTE - SAME:
+        return now
+    codes = {reason.code for reason in decision.reasons}
+    if not BY_THE_CLOCK.isdisjoint(codes):
         return now
     lag = model.metric_lag
     # Within the minute of the trace, the minute of the clock to which a trend counts the sample, the slots of the sample and of the forecast.
@@ -390,9 +388,9 @@ def _alike(
 
 def _sample(trace: Trace, model: Model, previous: float, now: float, up: int, workers: int) -> Sample:
     lag = model.metric_lag
-    if not trace.known(now - lag):
-        return Sample(now, 0.0, 0.0, 0, 0, 0, 0, 0, False, False, GAP)
     load = trace.mean(previous - lag, now - lag)
+    if load is None:
+        return Sample(now, 0.0, 0.0, 0, 0, 0, 0, 0, False, False, GAP)
     capacity = up * workers
     whole = int(load)
     return Sample(

@@ -54,17 +54,17 @@ class Trace:
         """When the last minute ends."""
         return self.begin + MINUTE * len(self.loads)
 
-    def known(self, moment: float) -> bool:
-        """Whether the minute that ends at or holds this moment was recorded."""
-        index = min(len(self.loads) - 1, max(0, math.ceil((moment - self.begin) / MINUTE) - 1))
-        return self.loads[index] is not None
-
     def minute_end(self, moment: float) -> float:
         """End of the minute that ends at or holds this moment."""
         return self.begin + MINUTE * math.ceil((moment - self.begin) / MINUTE)
 
-    def mean(self, begin: float, end: float) -> float:
-        """The mean load between two moments; before and after the trace its first and last minute stand."""
+    def mean(self, begin: float, end: float) -> float | None:
+        """The mean load between two moments, or None where the minute that ends at or holds the later one was not recorded. Before and
+        after the trace its first and last minute stand, in a gap the minute before it."""
+        index = min(len(self.loads) - 1, max(0, math.ceil((end - self.begin) / MINUTE) - 1))
+        load = self.loads[index]
+        if load is None or begin >= self.begin + MINUTE * index:
+            return load
         if end <= begin:
             begin = end - 1.0
         return (self._area(end) - self._area(begin)) / (end - begin)

@@ -161,6 +161,16 @@ def test_a_minute_that_is_not_over_counts_less() -> None:
     assert far is not None and far.slope * 60 == 60.0
 
 
+@pytest.mark.parametrize("count", [3, 5, 15])
+def test_a_rise_must_stand_out_by_four_standard_errors(count: int) -> None:
+    line = [(NOW + 60 * place, 10.0 + place, 4) for place in range(count)]
+    # The standard error of the slope of so many minutes, for a minute that deviates by one.
+    error = 1 / math.sqrt(sum((60 * (place - (count - 1) / 2)) ** 2 for place in range(count)))
+    slope = 1 / 60
+    assert growth(line, slope / error / 4.04) is not None
+    assert growth(line, slope / error / 3.96) is None
+
+
 def test_noise_and_a_fall_are_no_growth() -> None:
     surely = 0
     for seed in range(20):
