@@ -102,7 +102,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/policy.py", "return self.step_in(size) if isinstance(self.max_draining, str) else", "return self.step_in(size) if False else"),
     (f"{CORE}/policy.py", "if value is False and setting.kind", "if False and setting.kind"),
     # decide
-    (f"{CORE}/decide.py", "highest = max(counting, default=size)", "highest = min(counting, default=size)"),
+    (f"{CORE}/decide.py", "max([wish.desired for wish in wishes if not wish.advice]", "min([wish.desired for wish in wishes if not wish.advice]"),
     (f"{CORE}/decide.py", "for wish in wishes if not wish.advice]", "for wish in wishes]"),
     (f"{CORE}/decide.py", "history.recommended[0][0] > now - policy.scale_in_window:", "False:"),
     (f"{CORE}/decide.py", "    if present < before:", "    if present > before:"),
@@ -118,6 +118,10 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/decide.py", "chain.set(max(chain.size, floor), \"saturated\"", "chain.set(chain.size, \"saturated\""),
     (f"{CORE}/decide.py", "    if chain.desired < policy.min_nodes:", "    if chain.desired < policy.min_nodes - 1:"),
     (f"{CORE}/decide.py", "    elif chain.desired > policy.max_nodes:", "    elif chain.desired > policy.max_nodes + 1:"),
+    # simulate
+    (f"{CORE}/simulate.py", "(count > size or size", "(size"),
+    (f"{CORE}/simulate.py", "history.highest(now + MINUTE - policy.scale_in_window) < size", "False"),
+    (f"{CORE}/simulate.py", " or _foreseen(ahead, first, lead) < now + MINUTE:", ":"),
     # survey
     (f"{CORE}/survey.py", "if age > policy.launch_timeout:", "if age >= policy.launch_timeout * 2:"),
     (f"{CORE}/survey.py", "if member.since > policy.sick_grace:", "if member.since >= policy.sick_grace:"),

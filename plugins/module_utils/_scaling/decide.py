@@ -59,7 +59,7 @@ def decide(
         recommended = manual
     else:
         situation = Situation(policy, sample, history, size, now, outlook, launch_seconds, events)
-        wishes = [wish for wish in [recommend(situation) for recommend in recommenders] if wish is not None]
+        wishes = wanted(situation, recommenders)
         floor = max([wish.desired for wish in wishes if wish.floor], default=0)
         recommended = _recommend(chain, wishes, sample, size, told)
         if recommended != size:
@@ -81,6 +81,17 @@ def decide(
         frozen=frozen,
         hold_in=hold_in,
     )
+
+
+def wanted(situation: Situation, recommenders: Sequence[Recommender] = RECOMMENDERS) -> list[Wish]:
+    """What the recommenders want, in their order."""
+    return [wish for wish in [recommend(situation) for recommend in recommenders] if wish is not None]
+
+
+def highest(wishes: Sequence[Wish], sample: Sample, size: int) -> int:
+    """The highest wish that counts, or ``size`` where there is none; without trusted metrics never less than what is there."""
+    found = max([wish.desired for wish in wishes if not wish.advice], default=size)
+    return found if sample.trusted else max(found, size)
 
 
 def _size(survey: Survey, history: History) -> int:
@@ -105,19 +116,15 @@ class _Chain:
 
 
 def _recommend(chain: _Chain, wishes: Sequence[Wish], sample: Sample, size: int, told: bool) -> int:
-    """The highest wish; without trusted metrics never less than what is there."""
+    """Take the highest wish."""
     if told:
         chain.reasons += [Reason(wish.source, wish.text, wish.desired) for wish in wishes]
     for code, text in sample.faults:
         chain.reasons.append(Reason(f"metrics_{code}", text, size))
-    counting = [wish.desired for wish in wishes if not wish.advice]
-    highest = max(counting, default=size)
-    if not sample.trusted and highest < size:
-        highest = size
-    chain.desired = highest
-    if not counting:
+    chain.desired = highest(wishes, sample, size)
+    if all(wish.advice for wish in wishes):
         chain.set(size, "no_recommendation", "nothing could be recommended, so the size stays")
-    return highest
+    return chain.desired
 
 
 def _window(chain: _Chain, policy: Policy, history: History, now: float) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.decide import decide
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.decide import decide, highest, wanted
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.events import Foreseen
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import (
     SLOT,
@@ -34,6 +34,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.po
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.recommend import (
     RECOMMENDERS,
     Recommender,
+    Situation,
 )
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import (
     TAG_LAUNCH,
@@ -244,12 +245,16 @@ class Past:
 
 
 class _Slots:
-    """What the forecast knows: the mean load of every slot, from before the trace and from the trace so far."""
+    """What the forecast knows, the mean load of every slot, from before the trace and from the trace so far; and what it says of it."""
 
-    def __init__(self, means: Mapping[int, float]) -> None:
+    def __init__(self, policy: Policy, means: Mapping[int, float]) -> None:
+        self.policy = policy
         self.means = dict(means)
         self.since: float | None = min(self.means) if self.means else None
+        self.said: list[tuple[float, float]] = []
         self._seconds: dict[int, float] = {}
+        self._key: tuple[int, float] | None = None
+        self._outlook: Outlook | None = None
 
     def add(self, sample: Sample, seconds: float) -> None:
         """Count what a sample says of so many seconds of its slot."""
@@ -261,6 +266,17 @@ class _Slots:
         self._seconds[slot] = before + seconds
         if self.since is None:
             self.since = slot
+
+    def outlook(self, now: float, lead: float) -> Outlook | None:
+        """What the forecast says at ``now``, once in each slot."""
+        # The end of a slot belongs to it, as the minute that ends then does.
+        within = now - SAME
+        if self.policy.forecast != "off" and self._key != (slot_of(within), lead):
+            self._key = slot_of(within), lead
+            self._outlook = outlook(self.means, within, lead, self.policy.timezone, self.since)
+            if self._outlook is not None:
+                self.said.append((now, max(load for _begin, load in self._outlook.points)))
+        return self._outlook
 
 
 def simulate(
@@ -275,7 +291,7 @@ def simulate(
 ) -> Run:
     """Let a fleet follow the trace. ``past`` is what it knows from before, ``events`` what is known ahead; ``watch`` is called
     after each check."""
-    memory, slots = Memory(policy.lookback), _Slots(past.slots)
+    memory, slots = Memory(policy.lookback), _Slots(policy, past.slots)
     size: int | None = None
     for row, taken in past.checks:
         was = Decision.from_data(row["decision"])
@@ -286,11 +302,8 @@ def simulate(
         size = min(policy.max_nodes, max(policy.min_nodes, math.ceil(first / (policy.workers * policy.target) - 1e-9)))
     world = _World(policy, model, trace.begin, size, past.launches)
     decisions: list[Change] = []
-    outlooks: list[tuple[float, float]] = []
     lead = launch_seconds(policy, world.launch_times)
     seen: Survey | None = None
-    ahead: Outlook | None = None
-    key: tuple[int, float] | None = None
     # Where nothing goes by the clock alone, the same load and the same nodes get the same answer: most of the checks within a minute.
     quick = watch is None and not policy.schedule and events is None
     checks, previous = 0, trace.begin
@@ -303,14 +316,8 @@ def simulate(
             seen = survey(policy, nodes, members, now)
             lead = launch_seconds(policy, world.launch_times)
             world.changed = False
-        # The end of a slot belongs to it, as the minute that ends then does.
-        within = now - SAME
-        if policy.forecast != "off" and key != (slot_of(within), lead):
-            key = slot_of(within), lead
-            ahead = outlook(slots.means, within, lead, policy.timezone, slots.since)
-            if ahead is not None:
-                outlooks.append((now, max(load for _begin, load in ahead.points)))
-        history = memory.history(within)
+        ahead = slots.outlook(now, lead)
+        history = memory.history(now - SAME)
         fresh = events and replace(events, read=now)
         ask = partial(
             decide, policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh, recommenders=recommenders
@@ -342,10 +349,13 @@ def simulate(
                 memory.again(alike)
                 slots.add(taken, model.interval * len(alike))
                 checks, previous = checks + len(alike), alike[-1]
+            calm = _calm(model, trace, memory, slots, recommenders, taken, decision.size, lead, previous, min(trace.end, world.next_event))
+            checks, previous = checks + calm, previous + calm * model.interval
+            now = previous + model.interval
     world.pass_time(trace.end)
     left = sum(trace.end - max(trace.begin, launched) for launched in world.launched_at.values())
     return Run(
-        world.supply, (world.seconds + left) / 3600, checks, decisions, world.launched, world.failed, outlooks
+        world.supply, (world.seconds + left) / 3600, checks, decisions, world.launched, world.failed, slots.said
     )
 
 
@@ -374,16 +384,51 @@ def _alike(
         end + lag,
         ((taken.taken - taken.seconds / 2) // MINUTE + 1) * MINUTE + lag + model.interval / 2 - SAME,
         slot_of(taken.taken - SAME) + SLOT + lag,
-        slot_of(now - SAME) + SLOT,
+        _foreseen(ahead, now, lead),
     ]
-    if ahead is not None:
-        most = max(nearby(ahead, now, lead), default=0.0)
-        ends += [begin - reach(lead) - SAME for begin, load in ahead.points if begin >= now + reach(lead) and load > most][:1]
     for code, seconds in (("window", policy.scale_in_window), ("timing", policy.patience)):
         if code in codes:
             # As long as somebody in it wanted so many.
             ends.append(seconds + max([when for when, count in memory.wishes if count >= decision.size], default=-math.inf))
     return min(ends)
+
+
+def _foreseen(ahead: Outlook | None, now: float, lead: float) -> float:
+    """The last moment at which the forecast's word is that of ``now``."""
+    end: float = slot_of(now - SAME) + SLOT
+    if ahead is not None:
+        most = max(nearby(ahead, now, lead), default=0.0)
+        end = min([end, *[begin - reach(lead) - SAME for begin, load in ahead.points if begin >= now + reach(lead) and load > most]])
+    return end
+
+
+def _calm(
+    model: Model, trace: Trace, memory: Memory, slots: _Slots, recommenders: Sequence[Recommender], taken: Sample, size: int, lead: float,
+    now: float, last: float,
+) -> int:
+    """Let minutes pass in which the recommenders' wishes surely change nothing, so that caps and planner need not be asked; returns the
+    number of their checks.
+
+    After a check at ``now`` with nothing under way, up to ``last``. Only where all checks of a minute see the same.
+    """
+    policy, each, passed = slots.policy, round(MINUTE / model.interval), 0
+    if model.metric_lag or each * model.interval != MINUTE or trace.begin % MINUTE or now % MINUTE:
+        return passed
+    while now + MINUTE <= last:
+        load, first = trace.mean(now, now + MINUTE), now + model.interval
+        ahead, history = slots.outlook(first, lead), memory.history(first - SAME)
+        if load is None or history.flutter or _foreseen(ahead, first, lead) < now + MINUTE:
+            break
+        sample = taken._replace(taken=first, seconds=model.interval, load=load)
+        count = highest(wanted(Situation(policy, sample, history, size, first, ahead, lead), recommenders), sample, size)
+        # Fewer may be wanted where there are no more than the least, or the window holds what is there to the minute's end.
+        if count != size and (count > size or size > policy.min_nodes and history.highest(now + MINUTE - policy.scale_in_window) < size):
+            break
+        memory.add(first, count, sample, "")
+        memory.again([now + model.interval * place for place in range(2, each + 1)])
+        slots.add(sample, MINUTE)
+        now, passed = now + MINUTE, passed + each
+    return passed
 
 
 def _sample(trace: Trace, model: Model, previous: float, now: float, up: int, workers: int) -> Sample:
