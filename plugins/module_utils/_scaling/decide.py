@@ -83,7 +83,7 @@ def decide(
     )
 
 
-def wanted(situation: Situation, recommenders: Sequence[Recommender] = RECOMMENDERS) -> list[Wish]:
+def wanted(situation: Situation, recommenders: Sequence[Recommender]) -> list[Wish]:
     """What the recommenders want, in their order."""
     return [wish for wish in [recommend(situation) for recommend in recommenders] if wish is not None]
 
