@@ -119,9 +119,9 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/decide.py", "    if chain.desired < policy.min_nodes:", "    if chain.desired < policy.min_nodes - 1:"),
     (f"{CORE}/decide.py", "    elif chain.desired > policy.max_nodes:", "    elif chain.desired > policy.max_nodes + 1:"),
     # simulate
-    (f"{CORE}/simulate.py", "(count > size or size", "(size"),
-    (f"{CORE}/simulate.py", "history.highest(now + MINUTE - policy.scale_in_window) < size", "False"),
-    (f"{CORE}/simulate.py", " or _foreseen(ahead, first, lead) < now + MINUTE:", ":"),
+    (f"{CORE}/simulate.py", "if count > size or size", "if size"),
+    (f"{CORE}/simulate.py", "history.highest(end - policy.scale_in_window) < size", "False"),
+    (f"{CORE}/simulate.py", "history, size, end, ahead", "history, size, first, ahead"),
     # survey
     (f"{CORE}/survey.py", "if age > policy.launch_timeout:", "if age >= policy.launch_timeout * 2:"),
     (f"{CORE}/survey.py", "if member.since > policy.sick_grace:", "if member.since >= policy.sick_grace:"),

@@ -415,19 +415,21 @@ def _calm(
     if model.metric_lag or each * model.interval != MINUTE or trace.begin % MINUTE or now % MINUTE:
         return passed
     while now + MINUTE <= last:
-        load, first = trace.mean(now, now + MINUTE), now + model.interval
+        first, end = now + model.interval, now + MINUTE
+        load = trace.mean(now, end)
         ahead, history = slots.outlook(first, lead), memory.history(first - SAME)
-        if load is None or history.flutter or _foreseen(ahead, first, lead) < now + MINUTE:
+        if load is None or history.flutter:
             break
         sample = taken._replace(taken=first, seconds=model.interval, load=load)
-        count = highest(wanted(Situation(policy, sample, history, size, first, ahead, lead), recommenders), sample, size)
+        # Within a minute the forecast can only rise: nobody wants more than at its end, and who wanted less before does not count after it.
+        count = highest(wanted(Situation(policy, sample, history, size, end, ahead, lead), recommenders), sample, size)
         # Fewer may be wanted where there are no more than the least, or the window holds what is there to the minute's end.
-        if count != size and (count > size or size > policy.min_nodes and history.highest(now + MINUTE - policy.scale_in_window) < size):
+        if count > size or size > policy.min_nodes and history.highest(end - policy.scale_in_window) < size:
             break
         memory.add(first, count, sample, "")
         memory.again([now + model.interval * place for place in range(2, each + 1)])
         slots.add(sample, MINUTE)
-        now, passed = now + MINUTE, passed + each
+        now, passed = end, passed + each
     return passed
 
 
