@@ -100,22 +100,27 @@ def oracle(demand: Sequence[int | None], launch_seconds: float, hold_seconds: fl
     end = len(rest) * MINUTE
     seconds = 0.0
     for level in range(max(rest, default=0), 0, -1):
-        needs: list[list[float]] = []
-        last = -2
-        for minute in [place for place, value in enumerate(rest) if value >= level]:
-            if minute == last + 1:
-                needs[-1][1] += MINUTE
-            else:
-                needs.append([minute * MINUTE, (minute + 1) * MINUTE])
-            last = minute
-        for begin, finish in _cheapest(needs, launch_seconds, hold_seconds, end):
+        for begin, finish in _cheapest(_spans(rest, level), launch_seconds, hold_seconds, end):
             seconds += finish - begin + min(launch_seconds, begin)
-            for minute in range(int(begin // MINUTE), math.ceil(finish / MINUTE - 1e-9)):
-                rest[minute] -= 1
+            first, last = int(begin // MINUTE), math.ceil(finish / MINUTE - 1e-9)
+            rest[first:last] = [one - 1 for one in rest[first:last]]
     return seconds / 3600
 
 
-def _cheapest(needs: Sequence[Sequence[float]], launch: float, hold: float, end: float) -> list[tuple[float, float]]:
+def _spans(rest: Sequence[int], level: int) -> list[tuple[float, float]]:
+    """The spans of time (begin, end) in which so many nodes are needed, or more."""
+    # As bytes, of which the next one or zero is found fastest.
+    needed = bytes([one >= level for one in rest])
+    spans, end = [], 0
+    while (begin := needed.find(1, end)) >= 0:
+        end = needed.find(0, begin)
+        if end < 0:
+            end = len(needed)
+        spans.append((begin * MINUTE, end * MINUTE))
+    return spans
+
+
+def _cheapest(needs: Sequence[tuple[float, float]], launch: float, hold: float, end: float) -> list[tuple[float, float]]:
     """The runs (begin, end) of one node that cost least and cover all of these spans."""
     best = [0.0]
     # How the last run of the cheapest way to have everything up to span i done began and ended.
