@@ -3,7 +3,7 @@
 """Load traces on which nothing was chosen, to see whether what helps on those of ``traces`` helps elsewhere.
 
 Other generators with other parameters and other noise: schools, lessons on the hour, a sawtooth, steps, a public web site, a random walk without
-any noise, a week of holidays, an even load, mornings as steep as a switch.
+any noise, a week of holidays, an even load, mornings as steep as a switch, lines that are cut, a day on which all go home.
 """
 
 from __future__ import annotations
@@ -114,3 +114,24 @@ def _steep(chance: random.Random) -> tuple[list[float], int]:
             open_ = 1 / (1 + math.exp(-8 * (hour - 8))) - 1 / (1 + math.exp(-3 * (hour - 16.5)))
             loads.append(peak * (0.04 + (0.9 if day % 7 < 5 else 0.15) * open_))
     return noisy(chance, loads, spread=0.5), BEGIN
+
+
+@shape("line cut", weekly=False)
+def _line_cut(chance: random.Random) -> tuple[list[float], int]:
+    loads = campus(chance, HISTORY_WEEKS * 7 + 1, chance.uniform(30, 140))
+    for _cut in range(chance.randint(1, 3)):
+        start, minutes = BEGIN + chance.randrange(420, 1200), chance.randint(3, 45)
+        left, rush, calm = chance.uniform(0, 0.3), chance.uniform(0, 4), chance.uniform(3, 20)
+        for minute in range(minutes):
+            loads[start + minute] *= left
+        for minute in range(180):
+            loads[start + minutes + minute] *= 1 + rush * math.exp(-minute / calm)
+    return linked(chance, loads, 0.9), BEGIN
+
+
+@shape("sent home", weekly=False)
+def _sent_home(chance: random.Random) -> tuple[list[float], int]:
+    loads = campus(chance, HISTORY_WEEKS * 7 + 1, chance.uniform(30, 140))
+    leave = BEGIN + chance.randrange(540, 840)
+    loads[leave:] = [load * chance.uniform(0.03, 0.12) for load in loads[leave:]]
+    return noisy(chance, loads), BEGIN

@@ -103,7 +103,8 @@ def outlook(
     if not points:
         return None
     weeks = min(len(loads) for loads in said.values() if len(loads) > 1)
-    return Outlook(points, float(SLOT), weeks, round((present - since) / DAY, 2), round(_lower_median(factors), 3))
+    hour = median([load for _begin, load in past]) if len(past) >= FEWEST else 0.0
+    return Outlook(points, float(SLOT), weeks, round((present - since) / DAY, 2), round(_lower_median(factors), 3), round(hour, 2))
 
 
 def reach(lead: float) -> float:

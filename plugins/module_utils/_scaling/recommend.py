@@ -20,11 +20,14 @@ from typing import NamedTuple, Optional
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.events import HABITS, Foreseen, Moment
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.forecast import (
     ENOUGH_DAYS,
+    LEAST,
     MARGIN,
+    MOST,
     nearby,
 )
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import (
     MINUTE,
+    SURE,
     added,
     growth,
 )
@@ -47,6 +50,8 @@ SWINGS_FLAT = 1.9
 # Where nothing grows, the mean of so many seconds is the level.
 LEVEL_SECONDS = 300.0
 LEVEL_MINUTES = math.ceil(LEVEL_SECONDS / MINUTE)
+# Whoever is away for so many minutes, the present one among them, is kept away.
+AWAY_MINUTES = 3
 # A growth is expected to go on for this share of the time that it has lasted.
 GOES_ON = 0.5
 # What a run of scale.yml takes at most that waits for new nodes, with the time until the next check.
@@ -210,6 +215,9 @@ def forecast(situation: Situation) -> Wish | None:
     if not loads:
         return None
     load = max(loads)
+    back = _kept_away(situation, seen)
+    if back:
+        load *= MOST
     workers = situation.workers
     wanted = max(1, math.ceil(load / (workers * policy.target) - 1e-9))
     if size < wanted and load <= policy.scale_out_above * workers * size:
@@ -219,15 +227,26 @@ def forecast(situation: Situation) -> Wish | None:
     advice = policy.forecast == "recommend" or policy.forecast == "auto" and seen.days < ENOUGH_DAYS
 
     def say() -> str:
+        kept = f", if who is kept away now comes back as {MOST:.0f} times as many" if back else ""
         text = (
             f"{load:.1f} workers busy within {situation.launch_seconds + MARGIN:.0f} s, give or take {spare:.1f}, by {counted(seen.weeks, 'week')} "
-            f"and a last hour at {seen.factor:.0%} of the usual: {counted(wanted)}"
+            f"and a last hour at {seen.factor:.0%} of the usual{kept}: {counted(wanted)}"
         )
         if advice:
             text += TOLD if policy.forecast == "recommend" else f" (only told, until it knows {ENOUGH_DAYS} days)"
         return text
 
     return Wish("forecast", wanted, say, advice=advice)
+
+
+def _kept_away(situation: Situation, seen: Outlook) -> bool:
+    """Whether the last minutes are so far below the last hour and all that is usual now that something keeps people away: a network, or a
+    service in front. After half an hour the last hour knows no better any more."""
+    lately = [load for _begin, load, _samples in situation.minutes[-AWAY_MINUTES:]]
+    if not situation.sample.trusted or len(lately) < AWAY_MINUTES:
+        return False
+    most, expected = max(lately), min([seen.hour, *[load for _begin, load in seen.points]])
+    return most < LEAST * expected and expected - most > situation.spare(expected, SURE)
 
 
 def events(situation: Situation) -> Wish | None:

@@ -173,7 +173,7 @@ class Outlook:
 
     ``points`` are (Unix time at which it begins, expected load) of consecutive slots of ``seconds``; ``weeks`` the number
     of earlier weeks that agree on them, ``days`` how long the ledger goes back, ``factor`` how busy the last hour was
-    compared with the usual.
+    compared with the usual, and ``hour`` its median load (0 where too little of it is known).
     """
 
     points: tuple[tuple[float, float], ...]
@@ -181,17 +181,18 @@ class Outlook:
     weeks: int
     days: float
     factor: float
+    hour: float = 0.0
 
     def to_data(self) -> dict[str, Any]:
         """The outlook as plain data."""
         return {"points": [list(point) for point in self.points], "seconds": self.seconds, "weeks": self.weeks,
-                "days": self.days, "factor": self.factor}
+                "days": self.days, "factor": self.factor, "hour": self.hour}
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Outlook:
         """The outlook back from :meth:`to_data`."""
         points = tuple((float(begin), float(load)) for begin, load in data["points"])
-        return cls(points, float(data["seconds"]), int(data["weeks"]), float(data["days"]), float(data["factor"]))
+        return cls(points, float(data["seconds"]), int(data["weeks"]), float(data["days"]), float(data["factor"]), float(data.get("hour", 0.0)))
 
 
 class Decision(NamedTuple):

@@ -186,6 +186,49 @@ def test_a_forecast_has_the_same_dead_band_as_the_load() -> None:
     assert above is not None and above.desired == 3
 
 
+def cut(minutes: tuple[float, ...], hour: float = 60.0, trusted: bool = True, swing: float = 0.3, points: tuple[float, ...] = (60.0, 80.0)) -> Situation:
+    """A line that is cut at about now, where so much was usual: the loads of the last minutes, and of the hour before."""
+    here = NOW // 60 * 60
+    seen = Outlook(tuple((NOW - 30 + 300 * place, load) for place, load in enumerate(points)), 300.0, 3, 20.0, 1.0, hour)
+    sample = Sample(NOW, 15, minutes[-1], int(minutes[-1]), 0, 96, 12, 100, trusted)
+    past = tuple((here - 60 * back, load, 4) for back, load in enumerate(reversed(minutes)))[::-1]
+    return Situation(Policy(), sample, History(minutes=past, samples=(sample,), swing=swing), 12, NOW, seen, 240.0)
+
+
+def test_whom_an_outage_keeps_away_is_expected_back_three_times_as_many() -> None:
+    for minutes in ((60.0, 2.0, 1.0, 1.0), (60.0, 11.9, 11.9, 11.9)):
+        wish = forecast(cut(minutes))
+        # 3 times 80 by 8 workers at 70 %
+        assert wish is not None and wish.desired == 43 and "comes back as 3 times as many" in wish.text
+
+
+@pytest.mark.parametrize(
+    "situation",
+    [
+        cut((60.0, 60.0, 2.0, 1.0)),  # too soon to say
+        cut((60.0, 12.1, 1.0, 1.0)),  # not so far below
+        cut((60.0, 2.0, 1.0, 1.0), hour=4.0),  # the hour before was as quiet: lessons that did not take place
+        cut((60.0, 2.0, 1.0, 1.0), hour=0.0),  # nobody knows the hour before
+        cut((60.0, 2.0, 1.0, 1.0), points=(60.0, 80.0, 9.0)),  # the end of the day is near
+        cut((60.0, 2.0, 1.0, 1.0), trusted=False),
+        cut((60.0, 2.0, 1.0, 1.0), swing=2.0),  # as it often swings by itself
+    ],
+)
+def test_what_else_is_quiet_is_not_expected_back_as_more(situation: Situation) -> None:
+    wish = forecast(situation)
+    assert wish is not None and wish.desired < 25 and "comes back" not in wish.text
+
+
+def test_an_outage_is_no_news_after_half_an_hour() -> None:
+    for slots_gone, hour in ((5, 10.0), (8, 0.0)):
+        slots = weeks_of(NOW, 4)
+        for begin in range(slot_of(NOW) - slots_gone * SLOT, slot_of(NOW), SLOT):
+            slots[begin] = 0.0
+        assert ahead(NOW, slots).hour == hour
+    # Two slots of it are too few.
+    assert ahead(NOW, {begin: load for begin, load in weeks_of(NOW, 4).items() if begin < slot_of(NOW) - 10 * SLOT}).hour == 0.0
+
+
 @pytest.mark.parametrize("lead", [0.0, 40.0, 241.0, 300.0, 899.0])
 def test_the_slots_reach_as_far_as_the_last_check_of_a_slot_looks(lead: float) -> None:
     slots = weeks_of(NOW, 4)

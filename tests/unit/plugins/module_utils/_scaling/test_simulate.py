@@ -170,6 +170,15 @@ def test_a_slot_that_comes_into_reach_within_a_minute_is_seen_then() -> None:
     assert out.time % 60 not in (0, 15) and out.time < BEGIN + 9 * 3600 - 180
 
 
+def test_whom_an_outage_kept_away_finds_the_nodes_there() -> None:
+    loads = [40.0] * 120 + [0.5] * 12 + [120.0] * 20 + [40.0] * 60
+    slots = {int(BEGIN) - back * 7 * 86400 + SLOT * i: 40.0 for back in (1, 2, 3) for i in range(-12, 60)}
+    policies = DEFAULT, dataclasses.replace(DEFAULT, forecast="off")
+    runs = [simulate(policy, Trace(BEGIN, loads), Model(launch_seconds=300.0), past=Past(slots=slots)) for policy in policies]
+    lacks = [lack(policy, loads, run_) for policy, run_ in zip(policies, runs)]
+    assert lacks[0] == 0.0 and lacks[1] > 300.0
+
+
 def test_few_checks_need_a_whole_decision(monkeypatch: pytest.MonkeyPatch) -> None:
     decided = [0]
     original = module.decide
