@@ -60,6 +60,8 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/recommend.py", "known[-1] < self.sample.taken", "True"),
     (f"{CORE}/recommend.py", "return swings * self.history.swing *", "return 0 *"),
     (f"{CORE}/recommend.py", "horizon = min(lead, GOES_ON * rise.seconds)", "horizon = lead"),
+    (f"{CORE}/recommend.py", "if rise.level <= usual else ahead", ""),
+    (f"{CORE}/recommend.py", "known is not None and not _only_told(policy, known)", "known is not None"),
     (f"{CORE}/recommend.py", "wanted = situation.at_limit(ahead + spare)", "wanted = situation.at_limit(ahead)"),
     (f"{CORE}/recommend.py", "min(wanted, max(size, situation.at_limit(ahead + situation.spare(ahead, SWINGS_FLAT))))", "wanted"),
     (f"{CORE}/recommend.py", "max(wanted, situation.at_limit(load + spare))", "wanted"),

@@ -52,8 +52,9 @@ LEVEL_SECONDS = 300.0
 LEVEL_MINUTES = math.ceil(LEVEL_SECONDS / MINUTE)
 # Whoever is away for so many minutes, the present one among them, is kept away.
 AWAY_MINUTES = 3
-# A growth is expected to go on for this share of the time that it has lasted.
-GOES_ON = 0.5
+# A growth is expected to go on for this many times as long as it has lasted: nobody knows how far it has come, and halfway is the middle of all
+# guesses (J. R. Gott, Implications of the Copernican principle for our future prospects, Nature 363, 1993).
+GOES_ON = 1.0
 # What a run of scale.yml takes at most that waits for new nodes, with the time until the next check.
 RUN_SECONDS = 75.0
 TOLD = " (only told, as the policy says)"
@@ -186,6 +187,11 @@ def trend(situation: Situation) -> Wish | None:
     if rise is not None:
         horizon = min(lead, GOES_ON * rise.seconds)
         ahead = rise.level + rise.slope * horizon
+        known = situation.outlook
+        if known is not None and not _only_told(policy, known):
+            # A growth of every week ends where it did then; who is above it already is something else.
+            usual = max([load for _begin, load in known.points], default=0.0)
+            ahead = min(ahead, usual) if rise.level <= usual else ahead
     else:
         begin = situation.minutes[-1][0] - max(MINUTE, min(LEVEL_SECONDS, policy.scale_in_window))
         lately = [load for when, load, _samples in situation.minutes[-LEVEL_MINUTES:] if when > begin]
@@ -224,7 +230,7 @@ def forecast(situation: Situation) -> Wish | None:
         wanted = size
     spare = situation.spare(load)
     wanted = max(wanted, situation.at_limit(load + spare))
-    advice = policy.forecast == "recommend" or policy.forecast == "auto" and seen.days < ENOUGH_DAYS
+    advice = _only_told(policy, seen)
 
     def say() -> str:
         kept = f", if who is kept away now comes back as {MOST:.0f} times as many" if back else ""
@@ -237,6 +243,11 @@ def forecast(situation: Situation) -> Wish | None:
         return text
 
     return Wish("forecast", wanted, say, advice=advice)
+
+
+def _only_told(policy: Policy, seen: Outlook) -> bool:
+    """Whether the weekly shape may not change anything (yet)."""
+    return policy.forecast in ("off", "recommend") or policy.forecast == "auto" and seen.days < ENOUGH_DAYS
 
 
 def _kept_away(situation: Situation, seen: Outlook) -> bool:

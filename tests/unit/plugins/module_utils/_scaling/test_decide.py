@@ -107,10 +107,10 @@ def surging(size: int, load: float) -> History:
 def test_a_trend_counts_as_the_policy_lets_it() -> None:
     history = surging(4, 12.0)  # 75 %, within the dead band
     counts = decided(4, 12.0, history=history, launch_seconds=180.0)
-    assert (counts.desired, counts.recommended, counts.direction) == (6, 6, "out")
+    assert (counts.desired, counts.recommended, counts.direction) == (7, 7, "out")
     told = decided(4, 12.0, plain(trend="recommend"), history=history, launch_seconds=180.0)
     assert (told.desired, told.recommended) == (4, 4)
-    assert next(reason for reason in told.reasons if reason.code == "trend").desired == 6
+    assert next(reason for reason in told.reasons if reason.code == "trend").desired == 7
     off = decided(4, 12.0, plain(trend="off"), history=history, launch_seconds=180.0)
     assert "trend" not in codes(off)
     # What is only told keeps no node that nothing else wants.

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 
@@ -22,7 +23,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.gr
 )
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.recommend import Situation, trend
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import History, Minute, Sample
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import History, Minute, Outlook, Sample
 
 NOW = 1_800_000_000.0
 
@@ -231,11 +232,25 @@ def test_a_steady_growth_goes_on_while_a_node_is_launched() -> None:
     assert trend(growing(STEADY, policy=Policy(trend="off"))) is None
 
 
-def test_a_growth_is_expected_to_go_on_for_half_of_what_it_has_lasted() -> None:
+def test_a_growth_is_expected_to_go_on_for_as_long_as_it_has_lasted() -> None:
     young, old = [trend(growing([20.0] * 20 + [20.0 + 4 * minute for minute in range(1, lasted + 1)], launch=900.0)) for lasted in (2, 8)]
     assert young is not None and old is not None
-    # 28 + 4, and 52 + 16.
-    assert young.desired == math.ceil(34 / 6.8) == 5 and old.desired == math.ceil((52 + 16 + 2) / 6.8) == 11
+    # 28 + 8, and 52 + 32.
+    assert young.desired == math.ceil((36 + 2) / 6.8) == 6 and old.desired == math.ceil((52 + 32 + 2) / 6.8) == 13
+
+
+def test_a_growth_of_every_week_ends_where_it_did_then() -> None:
+    rising = growing([20.0] * 20 + [20.0 + 4 * minute for minute in range(1, 9)], launch=900.0)
+
+    def desired(usual: float, days: float = 20.0, **policy: str) -> int:
+        known = Outlook(((NOW - 100, 30.0), (NOW + 200, usual)), 300.0, 3, days, 1.0)
+        wish = trend(dataclasses.replace(rising, outlook=known, policy=Policy(**policy)))
+        assert wish is not None
+        return wish.desired
+
+    assert desired(60.0) == math.ceil((60 + 2) / 6.8) == 10 and desired(100.0) == 13
+    # 52 are there already: this is no usual week. Nor does a shape count that is only told.
+    assert desired(50.0) == desired(60.0, days=13.0) == desired(60.0, forecast="recommend") == 13
 
 
 def test_a_minute_counts_once_however_often_it_was_read() -> None:
@@ -285,8 +300,8 @@ def test_a_fall_lets_go_after_the_window() -> None:
 
 def test_a_leap_is_answered_at_its_first_sample_and_bounded() -> None:
     wish = trend(growing([10.0, 10.5, 9.5, 10.0, 10.2, 9.8, 10.0, 10.1, 9.9, 10.3] * 2 + [60.0]))
-    # Half of the leap once more.
-    assert wish is not None and math.ceil((60 + 25) / 6.8) <= wish.desired <= math.ceil((60 + 25 + 5) / 6.8)
+    # The leap once more.
+    assert wish is not None and math.ceil((60 + 50) / 6.8) <= wish.desired <= math.ceil((60 + 50 + 5) / 6.8)
 
 
 def test_without_launch_times_or_trust_there_is_no_trend() -> None:
