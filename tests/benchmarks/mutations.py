@@ -51,7 +51,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/recommend.py", "begin <= now < _moment(_end_day(day, entry)", "begin <= now <= _moment(_end_day(day, entry)"),
     (f"{CORE}/recommend.py", "for day in (today - datetime.timedelta(days=1), today):", "for day in (today,):"),
     (f"{CORE}/recommend.py", "workers * policy.target) - 1e-9", "workers) - 1e-9"),
-    (f"{CORE}/recommend.py", 'advice = policy.forecast == "recommend" or', "advice ="),
+    (f"{CORE}/recommend.py", 'policy.forecast in ("off", "recommend") or', ""),
     (f"{CORE}/recommend.py", "seen.days < ENOUGH_DAYS", "False"),
     (f"{CORE}/recommend.py", 'if policy.trend == "off" or', "if"),
     (f"{CORE}/forecast.py", "if begin < until and", "if"),
