@@ -187,11 +187,9 @@ def trend(situation: Situation) -> Wish | None:
     if rise is not None:
         horizon = min(lead, GOES_ON * rise.seconds)
         ahead = rise.level + rise.slope * horizon
-        known = situation.outlook
-        if known is not None and not _only_told(policy, known):
-            # A growth of every week ends where it did then; who is above it already is something else.
-            usual = max([load for _begin, load in known.points], default=0.0)
-            ahead = min(ahead, usual) if rise.level <= usual else ahead
+        # A growth that was known before ends where it was to end; one that is above it already is another.
+        known = _known(situation)
+        ahead = min(ahead, known) if rise.level <= known else ahead
     else:
         begin = situation.minutes[-1][0] - max(MINUTE, min(LEVEL_SECONDS, policy.scale_in_window))
         lately = [load for when, load, _samples in situation.minutes[-LEVEL_MINUTES:] if when > begin]
@@ -210,6 +208,14 @@ def trend(situation: Situation) -> Wish | None:
         return text + (TOLD if policy.trend == "recommend" else " (no growth, so it only keeps those that are there)" if keeps else "")
 
     return Wish("trend", size if keeps else wanted, say, advice=policy.trend == "recommend")
+
+
+def _known(situation: Situation) -> float:
+    """The load that is known before: what the weekly shape says, where it counts, and what schedule and events keep nodes for."""
+    policy, seen = situation.policy, situation.outlook
+    loads = [load for _begin, load in seen.points] if seen is not None and not _only_told(policy, seen) else []
+    floors = [wish.desired for wish in (schedule(situation), events(situation)) if wish is not None and wish.floor]
+    return max(loads + [nodes * situation.workers * policy.target for nodes in floors], default=0.0)
 
 
 def forecast(situation: Situation) -> Wish | None:

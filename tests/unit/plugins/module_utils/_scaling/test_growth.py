@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.events import Foreseen, Moment
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import (
     LEAST_SWING,
     LOOKBACK,
@@ -239,18 +240,31 @@ def test_a_growth_is_expected_to_go_on_for_as_long_as_it_has_lasted() -> None:
     assert young.desired == math.ceil((36 + 2) / 6.8) == 6 and old.desired == math.ceil((52 + 32 + 2) / 6.8) == 13
 
 
+# Up to 52, and 84 within as long again: 13 nodes.
+RISING = growing([20.0] * 20 + [20.0 + 4 * minute for minute in range(1, 9)], launch=900.0)
+
+
 def test_a_growth_of_every_week_ends_where_it_did_then() -> None:
-    rising = growing([20.0] * 20 + [20.0 + 4 * minute for minute in range(1, 9)], launch=900.0)
 
     def desired(usual: float, days: float = 20.0, **policy: str) -> int:
         known = Outlook(((NOW - 100, 30.0), (NOW + 200, usual)), 300.0, 3, days, 1.0)
-        wish = trend(dataclasses.replace(rising, outlook=known, policy=Policy(**policy)))
+        wish = trend(dataclasses.replace(RISING, outlook=known, policy=Policy(**policy)))
         assert wish is not None
         return wish.desired
 
     assert desired(60.0) == math.ceil((60 + 2) / 6.8) == 10 and desired(100.0) == 13
     # 52 are there already: this is no usual week. Nor does a shape count that is only told.
     assert desired(50.0) == desired(60.0, days=13.0) == desired(60.0, forecast="recommend") == 13
+
+
+@pytest.mark.parametrize(("nodes", "desired"), [(11, 10), (9, 13)])
+def test_a_growth_that_an_event_explains_ends_where_that_does(nodes: int, desired: int) -> None:
+    exam = Moment("acme", "calendar", "Exam", NOW, NOW - 60, NOW + 3600, nodes=nodes)
+    wish = trend(dataclasses.replace(RISING, events=Foreseen((exam,), NOW)))
+    assert wish is not None and wish.desired == desired
+    # What events are only told changes nothing.
+    told = trend(dataclasses.replace(RISING, events=Foreseen((exam,), NOW), policy=Policy(events="recommend")))
+    assert told is not None and told.desired == 13
 
 
 def test_a_minute_counts_once_however_often_it_was_read() -> None:
