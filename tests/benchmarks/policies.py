@@ -8,7 +8,7 @@ Under-provisioned time and node-hours of every policy at each of its settings, s
 moment: ceil(one-minute load / (workers x 0.85)), at least the minimum. The oracle knows the future (see ``elasticity.oracle``).
 Ours runs the production code, sees no more than the others, and has learnt its weekly shape from the three weeks before.
 What it gains where the tenants' databases told of the exams is a table of its own (``known_exams``).
-``--shapes others`` takes the traces of ``other_traces``, on which nothing was chosen; ``--trace FILE`` the weeks of a recorded load.
+``--shapes others`` takes the traces of ``other_traces``; ``--trace FILE`` the weeks of a recorded load.
 """
 
 from __future__ import annotations
