@@ -1,7 +1,7 @@
 # Copyright: Moodle Fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Load traces of other kinds, to see whether what helps on those of ``traces`` helps elsewhere; of the policy only two bounds of a return were chosen with
-them in view.
+"""Load traces of other kinds, to see whether what helps on those of ``traces`` helps elsewhere. Of the policy only the bounds of a return and how
+long a growth goes on were chosen with them in view.
 
 Other generators with other parameters and other noise: schools, lessons on the hour, a sawtooth, steps, a public web site, a random walk without
 any noise, a week of holidays, an even load, mornings as steep as a switch, lines that are cut, a day on which all go home.
