@@ -83,7 +83,7 @@ def test_the_past_of_a_ledger_is_known_when_the_trace_begins(fleet: str, tmp_pat
             world.check()
         begin = world.now + 60
     trace = tmp_path / "trace.csv"
-    trace.write_text("time,load\n" + "".join(f"{begin + 60 * minute},{25 if minute < 3 else 33}\n" for minute in range(8)), encoding="utf-8")
+    trace.write_text("time,load\n" + "".join(f"{begin + 60 * minute},{25 if minute < 3 else 70}\n" for minute in range(8)), encoding="utf-8")
     sizes = []
     for given in ((), ("--past", "ledger"), ("--past", str(tmp_path / "state/ledger.sqlite"))):
         assert cli.main(["--fleet", fleet, "simulate", "--trace", str(trace), "--json", *given]) == 0
