@@ -59,7 +59,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/recommend.py", 'policy.trend == "growth" and rise is None and', "rise is None and"),
     (f"{CORE}/recommend.py", "known[-1] < self.sample.taken", "True"),
     (f"{CORE}/recommend.py", "return swings * self.history.swing *", "return 0 *"),
-    (f"{CORE}/recommend.py", "horizon = min(lead, GOES_ON * rise.seconds)", "horizon = lead"),
+    (f"{CORE}/recommend.py", "horizon = min(lead, rise.seconds)", "horizon = lead"),
     (f"{CORE}/recommend.py", "if rise.level <= known else ahead", ""),
     (f"{CORE}/recommend.py", "if seen is not None and not _only_told(policy, seen) else []", "if seen is not None else []"),
     (f"{CORE}/recommend.py", "max(loads + [nodes * situation.workers * policy.target for nodes in floors], default=0.0)", "max(loads, default=0.0)"),

@@ -52,9 +52,6 @@ LEVEL_SECONDS = 300.0
 LEVEL_MINUTES = math.ceil(LEVEL_SECONDS / MINUTE)
 # Whoever is away for so many minutes, the present one among them, is kept away.
 AWAY_MINUTES = 3
-# A growth is expected to go on for this many times as long as it has lasted: nobody knows how far it has come, and halfway is the middle of all
-# guesses (J. R. Gott, Implications of the Copernican principle for our future prospects, Nature 363, 1993).
-GOES_ON = 1.0
 # What a run of scale.yml takes at most that waits for new nodes, with the time until the next check.
 RUN_SECONDS = 75.0
 TOLD = " (only told, as the policy says)"
@@ -185,7 +182,9 @@ def trend(situation: Situation) -> Wish | None:
     lead = situation.launch_seconds + RUN_SECONDS
     rise = growth(situation.minutes, situation.spare(sample.load, 1.0), situation.present_weight)
     if rise is not None:
-        horizon = min(lead, GOES_ON * rise.seconds)
+        # Nobody knows how far a growth has come, and halfway is the middle of all guesses (J. R. Gott, Implications of the Copernican
+        # principle for our future prospects, Nature 363, 1993).
+        horizon = min(lead, rise.seconds)
         ahead = rise.level + rise.slope * horizon
         # A growth that was known before ends where it was to end; one that is above it already is another.
         known = _known(situation)

@@ -245,7 +245,6 @@ RISING = growing([20.0] * 20 + [20.0 + 4 * minute for minute in range(1, 9)], la
 
 
 def test_a_growth_of_every_week_ends_where_it_did_then() -> None:
-
     def desired(usual: float, days: float = 20.0, **policy: str) -> int:
         known = Outlook(((NOW - 100, 30.0), (NOW + 200, usual)), 300.0, 3, days, 1.0)
         wish = trend(dataclasses.replace(RISING, outlook=known, policy=Policy(**policy)))
