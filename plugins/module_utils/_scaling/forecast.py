@@ -126,7 +126,9 @@ def _last(present: int, lead: float) -> int:
 
 def _factor(slots: Mapping[int, float], past: Sequence[tuple[int, float]], back: int) -> float:
     """How busy the last hour was, in terms of that week's. The hour and its last quarter must agree on a growth."""
-    ratios = [(load + SMOOTHING) / (slots[begin - back] + SMOOTHING) for begin, load in past if begin - back in slots]
+    ratios = [
+        (load + SMOOTHING) / (usual + SMOOTHING) for begin, load in past if (usual := slots.get(begin - back)) is not None
+    ]
     if len(ratios) < FEWEST:
         return 1.0
     # Medians: twenty minutes of an exam say nothing of what comes after it. A fall below the usual is believed by the hour alone: whom an

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -82,6 +83,19 @@ def plan(
         elif view.node is not None and view.phase in ("draining", "drained") and not view.retiring:
             notes.append(f"{view.name} was drained by hand and is left alone")
     return Plan(tuple(steps), tuple(notes))
+
+
+def idle_until(policy: Policy, survey: Survey, launch_seconds: float) -> float:
+    """The moment before which nothing is to be done as long as the number wanted is the present one: infinite at rest; where nodes are only
+    being built, that at which a run begins to wait for the first of them; else 0."""
+    if not survey.members_known or survey.unseen or survey.serving < policy.min_nodes:
+        return 0.0
+    moments = [math.inf]
+    for view in survey.under_way:
+        if view.phase != "building" or view.node is None or not view.node.image or view.retiring or view.held or view.notice:
+            return 0.0
+        moments.append(view.node.launched + min(launch_seconds - PATIENCE, policy.launch_timeout))
+    return min(moments)
 
 
 def _launches(

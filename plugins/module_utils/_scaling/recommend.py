@@ -195,7 +195,7 @@ def trend(situation: Situation) -> Wish | None:
         ahead = sum(lately) / len(lately)
     spare = situation.spare(ahead)
     wanted = situation.at_limit(ahead + spare)
-    if rise is None:
+    if rise is None and wanted > size:
         wanted = min(wanted, max(size, situation.at_limit(ahead + situation.spare(ahead, SWINGS_FLAT))))
     keeps = policy.trend == "growth" and rise is None and wanted > size
 
@@ -261,7 +261,10 @@ def _kept_away(situation: Situation, seen: Outlook) -> bool:
     lately = [load for _begin, load, _samples in situation.minutes[-AWAY_MINUTES:]]
     if not situation.sample.trusted or len(lately) < AWAY_MINUTES:
         return False
-    most, expected = max(lately), min([seen.hour, *[load for _begin, load in seen.points]])
+    most = max(lately)
+    if most >= LEAST * seen.hour:
+        return False
+    expected = min([seen.hour, *[load for _begin, load in seen.points]])
     return most < LEAST * expected and expected - most > situation.spare(expected, SURE)
 
 

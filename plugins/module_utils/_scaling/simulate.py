@@ -29,7 +29,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.fo
 )
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import MINUTE
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.memory import Memory
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.plan import plan
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.plan import idle_until, plan
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.recommend import (
     RECOMMENDERS,
@@ -326,9 +326,9 @@ def simulate(
         if decision.direction != "none" and watch is None:
             # Now somebody reads the reasons.
             decision = ask()
+        measured = lead if world.launch_times else 0.0
         steps = plan(
-            policy, decision, seen, now, token=f"t{checks}", image=IMAGE, zones=("a", "b"),
-            launch_seconds=lead if world.launch_times else 0.0,
+            policy, decision, seen, now, token=f"t{checks}", image=IMAGE, zones=("a", "b"), launch_seconds=measured
         ).steps
         memory.add(now, decision.recommended, taken, _acted(steps))
         slots.add(taken, taken.seconds)
@@ -339,8 +339,9 @@ def simulate(
         wait = max([world.take(step, now) for step in steps]) + model.run_seconds if steps else 0.0
         checks, previous = checks + 1, now
         now += model.interval * max(1, math.ceil(wait / model.interval - 1e-9))
-        if quick and not steps and decision.direction == "none" and seen.at_rest and taken.trusted:
-            last = min(trace.end, world.next_event, _alike(policy, trace, model, memory, history, decision, taken, previous, ahead, lead))
+        if quick and not steps and decision.direction == "none" and taken.trusted:
+            idle = min(trace.end, world.next_event, idle_until(policy, seen, measured) - SAME)
+            last = min(idle, _alike(policy, trace, model, memory, history, decision, taken, previous, ahead, lead))
             alike = []
             while now <= last:
                 alike.append(now)
@@ -349,7 +350,7 @@ def simulate(
                 memory.again(alike)
                 slots.add(taken, model.interval * len(alike))
                 checks, previous = checks + len(alike), alike[-1]
-            calm = _calm(model, trace, memory, slots, recommenders, taken, decision.size, lead, previous, min(trace.end, world.next_event))
+            calm = _calm(model, trace, memory, slots, recommenders, taken, decision.size, lead, previous, idle)
             checks, previous = checks + calm, previous + calm * model.interval
             now = previous + model.interval
     world.pass_time(trace.end)
@@ -412,6 +413,8 @@ def _calm(
     After a check at ``now`` with nothing under way, up to ``last``. Only where all checks of a minute see the same.
     """
     policy, each, passed = slots.policy, round(MINUTE / model.interval), 0
+    # The last time at which so many were wanted.
+    held = max([when for when, count in memory.wishes if count >= size], default=-math.inf)
     if model.metric_lag or each * model.interval != MINUTE or trace.begin % MINUTE or now % MINUTE:
         return passed
     while now + MINUTE <= last:
@@ -424,12 +427,14 @@ def _calm(
         # Within a minute the forecast can only rise: nobody wants more than at its end, and who wanted less before does not count after it.
         count = highest(wanted(Situation(policy, sample, history, size, end, ahead, lead), recommenders), sample, size)
         # Fewer may be wanted where there are no more than the least, or the window holds what is there to the minute's end.
-        if count > size or size > policy.min_nodes and history.highest(end - policy.scale_in_window) < size:
+        if count > size or size > policy.min_nodes and held < end - policy.scale_in_window:
             break
         memory.add(first, count, sample, "")
         memory.again([now + model.interval * place for place in range(2, each + 1)])
         slots.add(sample, MINUTE)
         now, passed = end, passed + each
+        if count == size:
+            held = now
     return passed
 
 

@@ -114,13 +114,18 @@ class Survey:
         return sum(view.phase in ("sick", "stranded") and not view.retiring for view in self.views)
 
     @cached_property
+    def under_way(self) -> list[View]:
+        """All but the nodes that serve as plain members of every balancer."""
+        return [
+            view for view in self.views
+            if view.phase != "in_service" or view.node is None or view.retiring or view.held or view.notice
+            or view.member is not None and view.member.lacking
+        ]
+
+    @cached_property
     def at_rest(self) -> bool:
         """Every node serves, as a plain member of every balancer, and nothing is under way."""
-        return self.members_known and not self.unseen and all(
-            view.phase == "in_service" and view.node is not None and not view.retiring and not view.held and not view.notice
-            and (view.member is None or not view.member.lacking)
-            for view in self.views
-        )
+        return self.members_known and not self.unseen and not self.under_way
 
 
 def survey(

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
 
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.plan import plan
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.plan import idle_until, plan
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import Survey, phases, survey
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Decision, Intent, Member, Node, Plan, Reason, Step
@@ -170,6 +171,40 @@ def test_a_run_does_not_wait_for_nodes_that_take_long() -> None:
         few = survey(POLICY, [*nodes[:1], young], members[:1], NOW)
         assert ("join", "x") in steps(plan(POLICY, Decision(2, "none", 2, 2, True, ()), few, NOW, token="t", launch_seconds=180.0))
         assert joins or found.notes == ("x is expected in 80 s, and joins as soon as it is healthy",)
+
+
+@pytest.mark.parametrize(("values", "state", "serve", "until"), [
+    ({}, "up", 2, math.inf),
+    ({"launched": NOW - 100}, "", 2, NOW - 100 + 160),
+    ({"launched": NOW - 165}, "", 2, NOW - 5),
+    # Too few serve, a bare server, one that still starts, is kept, has to go, or drains.
+    ({"launched": NOW - 100}, "", 1, 0.0),
+    ({"launched": NOW - 100, "image": ""}, "", 2, 0.0),
+    ({"launched": NOW - 100, "state": "pending"}, "", 2, 0.0),
+    ({"launched": NOW - 100, "tags": {"held": "yes"}}, "", 2, 0.0),
+    ({"launched": NOW - 100, "tags": {"retiring": "1"}}, "", 2, 0.0),
+    ({"launched": NOW - 100, "notice": NOW + 500}, "", 2, 0.0),
+    ({}, "draining", 2, 0.0),
+    ({}, "down", 2, 0.0),
+])
+def test_before_a_node_is_waited_for_nothing_is_to_be_done(values: dict[str, Any], state: str, serve: int, until: float) -> None:
+    nodes, members = serving(serve)
+    nodes.append(node("x", **{"image": "i", **values}))
+    members += [member("x", state)] if state else []
+    assert idle_until(POLICY, survey(POLICY, nodes, members, NOW), 180.0) == until
+    for moment in (NOW, min(until, NOW + 800) - 1):
+        if NOW <= moment < until:
+            seen = survey(POLICY, nodes, members, moment)
+            assert not plan(POLICY, Decision(seen.size, "none", seen.size, seen.size, True), seen, moment, token="t", launch_seconds=180.0)
+
+
+def test_what_is_not_known_leaves_no_time() -> None:
+    nodes, members = serving(3)
+    assert idle_until(POLICY, survey(POLICY, nodes, None, NOW), 180.0) == 0.0
+    assert idle_until(POLICY, survey(POLICY, nodes, members, NOW, intents=[Intent("t", 1, NOW)]), 180.0) == 0.0
+    # A launch that never serves is waited for no longer than that.
+    slow = [*nodes, node("x", launched=NOW - 100, image="i")]
+    assert idle_until(POLICY, survey(POLICY, slow, members, NOW), 2000.0) == NOW - 100 + POLICY.launch_timeout
 
 
 def test_a_run_does_not_wait_for_a_part_of_what_is_wanted() -> None:
