@@ -210,11 +210,16 @@ def trend(situation: Situation) -> Wish | None:
 
 
 def _known(situation: Situation) -> float:
-    """The load that is known before: what the weekly shape says, where it counts, and what schedule and events keep nodes for."""
+    """The load that is known before: what the weekly shape says, where it counts, and what schedule and events keep nodes for. Whoever
+    was kept away within the last minutes comes back as the forecast expects it."""
     policy, seen = situation.policy, situation.outlook
-    loads = [load for _begin, load in seen.points] if seen is not None and not _only_told(policy, seen) else []
     floors = [wish.desired for wish in (schedule(situation), events(situation)) if wish is not None and wish.floor]
-    return max(loads + [nodes * situation.workers * policy.target for nodes in floors], default=0.0)
+    loads = [nodes * situation.workers * policy.target for nodes in floors]
+    if seen is not None and seen.points and not _only_told(policy, seen):
+        usual = [load for _begin, load in seen.points]
+        back = min([load for _begin, load, _samples in situation.minutes]) < LEAST * min([seen.hour, *usual])
+        loads.append(max(usual) * (MOST if back else 1.0))
+    return max(loads, default=0.0)
 
 
 def forecast(situation: Situation) -> Wish | None:

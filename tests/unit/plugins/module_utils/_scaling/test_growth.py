@@ -256,6 +256,22 @@ def test_a_growth_of_every_week_ends_where_it_did_then() -> None:
     assert desired(50.0) == desired(60.0, days=13.0) == desired(60.0, forecast="recommend") == 13
 
 
+def test_a_return_ends_where_it_was_expected_to() -> None:
+    # Of 50 all were kept away; now they come back, and as many again.
+    back = growing([50.0] * 8 + [1.0] * 5 + [20.0 + 24 * minute for minute in range(6)], launch=900.0)
+
+    def desired(hour: float, usual: float, **policy: str) -> int:
+        known = Outlook(((NOW - 100, usual), (NOW + 200, usual)), 300.0, 3, 20.0, 1.0, hour)
+        wish = trend(dataclasses.replace(back, outlook=known, policy=Policy(**policy)))
+        assert wish is not None
+        return wish.desired
+
+    assert desired(50.0, 50.0) == math.ceil((150 + 2.3 * back.history.swing * math.sqrt(150)) / 6.8)
+    # More come back than that; a shape that is only told; nobody was kept away; nobody knows the last hour.
+    on = desired(50.0, 50.0, forecast="recommend")
+    assert on > desired(50.0, 50.0) and desired(50.0, 40.0) == desired(4.0, 50.0) == desired(0.0, 50.0) == on
+
+
 @pytest.mark.parametrize(("nodes", "desired"), [(11, 10), (9, 13)])
 def test_a_growth_that_an_event_explains_ends_where_that_does(nodes: int, desired: int) -> None:
     exam = Moment("acme", "calendar", "Exam", NOW, NOW - 60, NOW + 3600, nodes=nodes)
