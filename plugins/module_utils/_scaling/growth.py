@@ -9,6 +9,7 @@ known, a growth of two minutes can be told from chance as well as one of fifteen
 from __future__ import annotations
 
 import math
+import operator
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -147,8 +148,7 @@ def growth(minutes: Sequence[Minute], noise: float, weight: float = 1.0) -> Grow
     # What a line explains is never more than how far the loads lie from their mean (Cauchy and Schwarz): mostly too little, and then
     # no line need be drawn.
     near = [load for begin, load, _samples in minutes if begin > last - LINE_SECONDS]
-    mean = sum(near) / len(near)
-    if sum([(load - mean) ** 2 for load in near]) <= (SURE * noise) ** 2:
+    if sum(map(operator.mul, near, near)) - sum(near) ** 2 / len(near) <= (SURE * noise) ** 2:
         return None
     # The last minute is the origin of time, so that its weight matters only to these two.
     count, loads = weight - 1.0, (weight - 1.0) * minutes[-1][1]
