@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import Outcome, RunResult, run
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger
@@ -138,27 +140,48 @@ def test_a_survey_that_is_used_again_changes_nothing(monkeypatch: pytest.MonkeyP
     assert simulate(POLICY, trace, Model(node_life=40.0)) == fast
 
 
-@pytest.mark.parametrize("how", ["growth", "scale_out", "recommend", "off"])
-@pytest.mark.parametrize(("model", "off_the_minute", "minutes"), [
-    (Model(), 0, 2880),
-    # What makes a minute of the clock, of the trace and of the checks begin at different times.
-    (Model(metric_lag=40.0), 0, 600),
-    (Model(metric_lag=300.0, interval=20.0), 0, 600),
-    (Model(interval=25.0, drain_seconds=0.0), 0, 600),
-    (Model(), 37, 600),
-    (Model(interval=60.0, node_life=30.0, launch_failures=0.2), 10, 600),
-])
-def test_answers_that_are_used_again_change_nothing(how: str, model: Model, off_the_minute: int, minutes: int) -> None:
-    chance = random.Random(7)
-    loads = [day(minute + 300) * chance.uniform(0.9, 1.1) for minute in range(minutes)]
-    trace = Trace(BEGIN + off_the_minute, [*loads[:-200], *[None] * 10, *loads[-190:]])
-    policy = dataclasses.replace(DEFAULT, trend=how)
-    slots = {int(BEGIN) - back * 7 * 86400 + SLOT * i: day(5 * i) for back in (1, 2, 3) for i in range(288)}
-    # Who watches sees every check decided.
-    quick, whole = [simulate(policy, trace, model, past=Past(slots=slots), watch=watch) for watch in (None, lambda *_seen: None)]
+def both_ways(policy: Policy, trace: Trace, model: Model, past: Past) -> None:
+    """Whoever watches sees every check decided; it must be the same run."""
+    quick, whole = [simulate(policy, trace, model, past=past, watch=watch) for watch in (None, lambda *_seen: None)]
     assert quick.supply == whole.supply
     assert [(one.time, one.decision) for one in quick.decisions] == [(one.time, one.decision) for one in whole.decisions]
     assert (quick.checks, quick.node_hours, quick.outlooks) == (whole.checks, whole.node_hours, whole.outlooks)
+    assert (quick.launched, quick.failed) == (whole.launched, whole.failed)
+
+
+def test_answers_that_are_used_again_change_nothing() -> None:
+    chance = random.Random(7)
+    loads = [day(minute + 300) * chance.uniform(0.9, 1.1) for minute in range(2880)]
+    slots = {int(BEGIN) - back * 7 * 86400 + SLOT * i: day(5 * i) for back in (1, 2, 3) for i in range(288)}
+    both_ways(DEFAULT, Trace(BEGIN, [*loads[:-200], *[None] * 10, *loads[-190:]]), Model(), Past(slots=slots))
+
+
+MODELS = st.builds(
+    Model, launch_seconds=st.sampled_from((0.0, 15.0, 21.0, 60.0, 180.0, 1000.0)), drain_seconds=st.sampled_from((0.0, 10.0, 30.0, 300.0)),
+    # What makes a minute of the clock, of the trace and of the checks begin at different times.
+    interval=st.sampled_from((10.0, 15.0, 20.0, 25.0, 60.0)), metric_lag=st.sampled_from((0.0, 0.0, 40.0, 300.0)),
+    launch_failures=st.sampled_from((0.0, 0.0, 0.3, 1.0)), node_life=st.sampled_from((0.0, 0.0, 3.0)), run_seconds=st.sampled_from((0.0, 10.0)),
+)
+POLICIES = st.builds(
+    Policy, min_nodes=st.integers(1, 3), max_nodes=st.sampled_from((4, 40)), workers=st.sampled_from((1, 8)),
+    trend=st.sampled_from(("growth", "scale_out", "recommend", "off")), forecast=st.sampled_from(("auto", "recommend", "off")),
+    scale_in_window=st.sampled_from((0.0, 120.0, 300.0)), max_step_in=st.sampled_from(("auto", 1)), launch_timeout=st.sampled_from((300.0, 900.0)),
+)
+
+
+@given(MODELS, POLICIES, st.sampled_from((0.0, 37.0)), st.booleans(), st.integers(0, 10**6))
+@settings(max_examples=40)
+def test_answers_that_are_used_again_change_nothing_in_any_world(model: Model, policy: Policy, off: float, known: bool, seed: int) -> None:
+    chance = random.Random(seed)
+    level, loads = chance.choice((1.0, 10.0, 60.0)), [0.0]
+    for minute in range(400):
+        if chance.random() < 0.01:
+            level *= chance.choice((0.2, 4.0))
+        load = level * (1.2 + math.sin(minute / 70))
+        loads.append(loads[-1] if chance.random() < 0.2 else max(0.0, chance.gauss(load, 0.3 * math.sqrt(load))))
+    slots = {int(BEGIN) - back * 7 * 86400 + SLOT * i: 2 * level * chance.random() for back in (1, 2, 3) for i in range(-12, 100) if known}
+    trace = Trace(BEGIN + off, [None if chance.random() < 0.005 else load for load in loads])
+    both_ways(policy, trace, model, Past(slots=slots, launches=chance.choice(((), (20.0,), (180.0,) * 5))))
 
 
 def test_a_slot_that_comes_into_reach_within_a_minute_is_seen_then() -> None:
