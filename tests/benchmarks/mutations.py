@@ -134,6 +134,9 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/simulate.py", "if count > size or size", "if size"),
     (f"{CORE}/simulate.py", "held < end - policy.scale_in_window", "False"),
     (f"{CORE}/simulate.py", "history, size, end, ahead", "history, size, first, ahead"),
+    (f"{CORE}/simulate.py", "    if not BY_THE_CLOCK.isdisjoint(codes):\n        return now\n", ""),
+    (f"{CORE}/simulate.py", "        _foreseen(ahead, now, lead),\n", ""),
+    (f"{CORE}/simulate.py", "idle_until(policy, seen, measured) - SAME", "math.inf"),
     # survey
     (f"{CORE}/survey.py", "if age > policy.launch_timeout:", "if age >= policy.launch_timeout * 2:"),
     (f"{CORE}/survey.py", "if member.since > policy.sick_grace:", "if member.since >= policy.sick_grace:"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import Outcome, RunResult, run
@@ -170,11 +170,12 @@ POLICIES = st.builds(
 
 
 @given(MODELS, POLICIES, st.sampled_from((0.0, 37.0)), st.booleans(), st.integers(0, 10**6))
-@settings(max_examples=40)
+# A failure is told as it is: to look for a smaller one would take minutes.
+@settings(max_examples=30, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 def test_answers_that_are_used_again_change_nothing_in_any_world(model: Model, policy: Policy, off: float, known: bool, seed: int) -> None:
     chance = random.Random(seed)
     level, loads = chance.choice((1.0, 10.0, 60.0)), [0.0]
-    for minute in range(400):
+    for minute in range(300):
         if chance.random() < 0.01:
             level *= chance.choice((0.2, 4.0))
         load = level * (1.2 + math.sin(minute / 70))
