@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,12 +19,8 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.fo
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import LOOKBACK, MINUTE
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.replay import Replay, replay
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import (
-    Model,
-    Past,
-    Run,
-    simulate,
-)
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import Past, Run, simulate
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulated_world import Model
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.trace import (
     Trace,
     TraceError,
@@ -187,19 +184,32 @@ def run_command(fleet: Fleet, policy: Policy, arguments: Any) -> tuple[dict[str,
         except TraceError as exc:
             raise TraceError(f"--past {arguments.past}: {exc}") from exc
     begun = time.perf_counter()
-    story, watch = None, None
+    story = None
+    watchers: list[Callable[..., None]] = []
     if arguments.plot:
         from ansible_collections.elearning.moodle_fleet.trigger.report.story import Story
 
         story = Story(policy, trace.begin, trace.end, model.interval)
-        watch = partial(_tell, story)
-    outcome = simulate(policy, trace, model, past=past, events=known, watch=watch)
+        watchers.append(partial(_tell, story))
+    if sys.stderr.isatty():
+        watchers.append(_progress(trace))
+
+    def watch(*seen: Any) -> None:
+        for watcher in watchers:
+            watcher(*seen)
+
+    try:
+        outcome = simulate(policy, trace, model, past=past, events=known, watch=watch if watchers else None, each=False)
+    finally:
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
     seconds = time.perf_counter() - begun
     data = result(policy, trace, model, outcome, again, patience=arguments.patience, price=arguments.price)
     if story is not None:
         from ansible_collections.elearning.moodle_fleet.trigger.report.command import ReportError, simulation_page, write
 
         story.forecast(outcome.outlooks)
+        story.checks = outcome.checks
         try:
             write(arguments.plot, simulation_page(fleet.name, policy, story, data, arguments.price))
         except ReportError as exc:
@@ -210,6 +220,21 @@ def run_command(fleet: Fleet, policy: Policy, arguments: Any) -> tuple[dict[str,
 def _tell(story: Story, now: float, taken: Sample, decision: Decision, seen: Survey) -> None:
     """One simulated check for the report."""
     story.check(now, taken, decision.to_data(), seen.counts)
+
+
+def _progress(trace: Trace) -> Callable[..., None]:
+    """What tells a terminal twice a second how far a run is."""
+    told = time.monotonic()
+
+    def tell(now: float, *_seen: Any) -> None:
+        nonlocal told
+        if time.monotonic() - told < 0.5:
+            return
+        told = time.monotonic()
+        share = (now - trace.begin) / (trace.end - trace.begin)
+        print(f"\r{(now - trace.begin) / 86400:.0f} of {len(trace.loads) / 1440:.0f} days, {share:.0%} ", end="", file=sys.stderr, flush=True)
+
+    return tell
 
 
 def _text(name: str, data: Mapping[str, Any], seconds: float) -> str:

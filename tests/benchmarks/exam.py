@@ -12,7 +12,8 @@ from typing import Any
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling import elasticity, events
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import Model, simulate
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import simulate
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulated_world import Model
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.trace import Trace
 from measure import report
 

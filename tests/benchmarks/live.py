@@ -25,7 +25,8 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger imp
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import LOOKBACK, MINUTE
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.replay import replay
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import Model, Run, simulate
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import Run, simulate
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulated_world import Model
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.trace import from_csv
 from ansible_collections.elearning.moodle_fleet.trigger.simulate import known_before
 from measure import report, say

@@ -34,7 +34,8 @@ from traces import SHAPES, WEEK, WORKERS, generate
 import rivals
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling import elasticity, forecast
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import Model, Past, simulate
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import Past, simulate
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulated_world import Model
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.trace import Trace
 from measure import RESULTS, report, say
 

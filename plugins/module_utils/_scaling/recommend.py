@@ -361,6 +361,20 @@ def active(entry: ScheduleEntry, now: float) -> bool:
     return False
 
 
+def changes(entry: ScheduleEntry, since: float, until: float) -> list[float]:
+    """The moments, in no order, at which the entry begins or ends to cover; all of those between two times."""
+    zone: datetime.tzinfo = datetime.timezone.utc if entry.timezone == "UTC" else zoneinfo.ZoneInfo(entry.timezone)
+    if entry.date is not None:
+        last = entry.end_date or _end_day(datetime.date(*entry.date), entry)
+        return [_moment(entry.date, entry.begin, zone), _moment(last, entry.end, zone)]
+    found, day = [], datetime.datetime.fromtimestamp(since - 2 * 86400, zone).date()
+    while _moment((day.year, day.month, day.day), 0, zone) <= until:
+        if day.weekday() in entry.days:
+            found += [_moment((day.year, day.month, day.day), entry.begin, zone), _moment(_end_day(day, entry), entry.end, zone)]
+        day += datetime.timedelta(days=1)
+    return found
+
+
 def _end_day(day: datetime.date, entry: ScheduleEntry) -> tuple[int, int, int]:
     end = day if entry.end > entry.begin else day + datetime.timedelta(days=1)
     return end.year, end.month, end.day

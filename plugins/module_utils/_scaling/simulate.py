@@ -2,17 +2,15 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 """A fleet that follows a load trace. Survey, decision, planner and forecast are those of production; the world is simulated.
 
-The world: a node serves ``launch_seconds`` after the check that launched it, or never; a drain takes ``drain_seconds``; nodes die;
-metrics come late. A run that launches or drains keeps other checks away while it lasts, as the trigger's lock does. The
-policy sees the trace's load as the balancer would tell it: being served plus waiting, the mean since the last check.
+Metrics come late. A run that launches or drains keeps other checks away while it lasts, as the trigger's lock does. The policy sees the
+trace's load as the balancer would tell it: being served plus waiting, the mean since the last check.
 """
 
 from __future__ import annotations
 
-import heapq
+import bisect
 import math
-import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -32,55 +30,28 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.me
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.plan import idle_until, plan
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.recommend import (
+    EVENTS_AHEAD,
     RECOMMENDERS,
     Recommender,
     Situation,
+    Wish,
+    changes,
 )
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import (
-    TAG_LAUNCH,
-    TAG_RETIRING,
-    Survey,
-    survey,
-)
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulated_world import IMAGE, SAME, USUAL, Model, World
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import Survey, survey
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.trace import Trace
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import (
     Decision,
     History,
-    Member,
-    Node,
     Outlook,
+    Reason,
     Sample,
     Step,
 )
 
-# Loads that differ by less are the same mean, summed up otherwise; times that differ by less are the same moment.
-SAME = 1e-6
 # Reasons that a little time alone can end; those of the window and of its patience hold while anybody in them wanted so many.
 BY_THE_CLOCK = frozenset(("window_short", "cooldown_out", "cooldown_in"))
-IMAGE = "image"
 GAP = (("missing", "the trace has a gap here"),)
-
-
-@dataclass(frozen=True)
-class Model:
-    """The simulated world; times in seconds.
-
-    ``interval`` is the time between checks, ``metric_lag`` the age of what they see. ``launch_failures`` is the share of
-    launches that never serve, ``node_life`` the mean hours until a node dies (0: never). ``join_wait`` and
-    ``drain_wait`` are how long a run of scale.yml waits for nodes that come and go, ``run_seconds`` what it takes besides.
-    """
-
-    launch_seconds: float = 180.0
-    drain_seconds: float = 30.0
-    interval: float = 15.0
-    metric_lag: float = 0.0
-    launch_failures: float = 0.0
-    node_life: float = 0.0
-    join_wait: float = 60.0
-    drain_wait: float = 15.0
-    run_seconds: float = 10.0
-    service_seconds: float = 0.25
-    seed: int = 1
 
 
 @dataclass(frozen=True)
@@ -102,134 +73,6 @@ class Run:
     launched: int
     failed: int
     outlooks: Sequence[tuple[float, float]]
-
-
-class _World:
-    """Nodes, members and what happens to them by itself."""
-
-    def __init__(self, policy: Policy, model: Model, begin: float, size: int, launches: Sequence[float]) -> None:
-        self.policy, self.model, self.begin = policy, model, begin
-        self.chance = random.Random(model.seed)
-        self.nodes: dict[str, Node] = {}
-        self.members: dict[str, Member] = {}
-        self.since: dict[str, float] = {}
-        self.events: list[tuple[float, int, str, str]] = []
-        self.number = self.launched = self.failed = 0
-        self.seconds = 0.0
-        self.serving = 0
-        self.supply: list[tuple[float, int]] = []
-        self.changed = True
-        self.launch_times: list[float] = []
-        self.launched_at: dict[str, float] = {}
-        for _index in range(size):
-            name = self._new(begin - 86400.0, "")
-            self.launched_at[name] = begin
-            self._up(name, begin)
-        self.launch_times = list(launches)
-        self.supply = [(begin, self.serving)]
-
-    def _new(self, now: float, token: str) -> str:
-        self.number += 1
-        name = f"web-{self.number}"
-        zone = "ab"[self.number % 2]
-        self.nodes[name] = Node(name, "web", name, zone, "running", now, image=IMAGE, tags={TAG_LAUNCH: token})
-        self.launched_at[name] = now
-        self.changed = True
-        return name
-
-    def _at(self, moment: float, what: str, name: str) -> None:
-        self.number += 1
-        heapq.heappush(self.events, (moment, self.number, what, name))
-
-    def _count(self, now: float, change: int) -> None:
-        self.serving += change
-        self.supply.append((now, self.serving))
-
-    def _up(self, name: str, now: float) -> None:
-        self.members[name] = Member(name, name, "up", self.policy.workers)
-        self.since[name] = now
-        self.launch_times.insert(0, now - self.launched_at[name])
-        del self.launch_times[50:]
-        self._count(now, 1)
-        if self.model.node_life > 0:
-            self._at(now + self.chance.expovariate(1 / (3600 * self.model.node_life)), "die", name)
-
-    def pass_time(self, now: float) -> None:
-        """Everything that happens by itself up to now."""
-        while self.events and self.events[0][0] <= now:
-            moment, _number, what, name = heapq.heappop(self.events)
-            if name in self.nodes:
-                self.changed = True
-                getattr(self, "_" + what)(name, moment)
-
-    def _die(self, name: str, now: float) -> None:
-        self.nodes[name] = replace(self.nodes[name], state="failed")
-        if name in self.members:
-            if self.members[name].state == "up":
-                self._count(now, -1)
-            self._state(name, "down", now)
-
-    def _drained(self, name: str, now: float) -> None:
-        if self.members[name].state == "draining":
-            self._state(name, "drained", now)
-
-    def _gone(self, name: str, now: float) -> None:
-        member = self.members.pop(name, None)
-        if member is not None and member.state == "up":
-            self._count(now, -1)
-        del self.nodes[name]
-        self.seconds += now - max(self.begin, self.launched_at.pop(name))
-
-    def _state(self, name: str, state: str, now: float) -> None:
-        self.members[name] = replace(self.members[name], state=state, in_service=int(state == "draining"))
-        self.since[name] = now
-
-    def take(self, step: Step, now: float) -> float:
-        """Carry out one step; returns how long the run waits for it."""
-        model = self.model
-        if step.action == "launch":
-            for _index in range(step.count):
-                name = self._new(now, step.token)
-                self.launched += 1
-                if model.launch_failures and self.chance.random() < model.launch_failures:
-                    self.failed += 1
-                else:
-                    self._at(now + model.launch_seconds, "up", name)
-            return 0.0 if step.later else min(model.launch_seconds, model.join_wait)
-        if step.action == "join":
-            ready = self.launched_at[step.node] + model.launch_seconds
-            return min(max(0.0, ready - now), model.join_wait) if ready > now else model.join_wait
-        node = self.nodes.get(step.node)
-        if node is None:
-            return 0.0
-        if TAG_RETIRING not in node.tags:
-            self.nodes[step.node] = replace(node, tags={**node.tags, TAG_RETIRING: str(now)})
-            self.changed = True
-        member = self.members.get(step.node)
-        if step.action == "retire" or member is None:
-            self._at(now + model.run_seconds, "gone", step.node)
-            return 0.0
-        if member.state == "up":
-            self._count(now, -1)
-            self._state(step.node, "draining", now)
-            self._at(now + model.drain_seconds, "drained", step.node)
-            if model.drain_seconds <= model.drain_wait:
-                self._at(now + model.drain_seconds + model.run_seconds, "gone", step.node)
-        left = self.since[step.node] + model.drain_seconds - now
-        return min(max(0.0, left), model.drain_wait)
-
-    @property
-    def next_event(self) -> float:
-        """The last moment before something happens by itself."""
-        return self.events[0][0] - SAME if self.events else math.inf
-
-    def see(self, now: float) -> tuple[list[Node], list[Member]]:
-        """What cloud and balancer would tell."""
-        # Of one that is up nobody asks since when.
-        members = [
-            member if member.state == "up" else replace(member, since=now - self.since[name]) for name, member in self.members.items()
-        ]
-        return list(self.nodes.values()), members
 
 
 @dataclass(frozen=True)
@@ -279,18 +122,38 @@ class _Slots:
         return self._outlook
 
 
+class _Clock:
+    """When the schedule or what is known ahead change what they ask for, between two times."""
+
+    def __init__(self, policy: Policy, events: Foreseen | None, begin: float, end: float) -> None:
+        moments = events.moments if events is not None else ()
+        self._fixed = sorted(
+            [when for entry in policy.schedule for when in changes(entry, begin, end)]
+            + [when for one in moments for when in (one.begin, one.end)]
+        )
+        self._ahead = sorted([one.begin for one in moments])
+
+    def until(self, now: float, lead: float) -> float:
+        """The last moment at which they ask for what they do at ``now``; before that where it is such a change."""
+        lead += EVENTS_AHEAD
+        fixed, ahead = bisect.bisect_left(self._fixed, now - SAME), bisect.bisect_left(self._ahead, now + lead - SAME)
+        return min([math.inf, *self._fixed[fixed:fixed + 1], *[when - lead for when in self._ahead[ahead:ahead + 1]]]) - SAME
+
+
 def simulate(
     policy: Policy,
     trace: Trace,
-    model: Model = Model(),
+    model: Model = USUAL,
     *,
     past: Past = Past(),
     events: Foreseen | None = None,
     recommenders: Sequence[Recommender] = RECOMMENDERS,
     watch: Callable[[float, Sample, Decision, Survey], None] | None = None,
+    each: bool = True,
 ) -> Run:
     """Let a fleet follow the trace. ``past`` is what it knows from before, ``events`` what is known ahead; ``watch`` is called
-    after each check."""
+    after each check, or, unless ``each``, once for those within a minute that surely have the same answer: of the reasons it then sees
+    floors and advice."""
     memory, slots = Memory(policy.lookback), _Slots(policy, past.slots)
     size: int | None = None
     for row, taken in past.checks:
@@ -300,12 +163,14 @@ def simulate(
     if size is None:
         first = next((load for load in trace.loads if load is not None), 0.0)
         size = min(policy.max_nodes, max(policy.min_nodes, math.ceil(first / (policy.workers * policy.target) - 1e-9)))
-    world = _World(policy, model, trace.begin, size, past.launches)
+    world = World(policy, model, trace.begin, size, past.launches)
     decisions: list[Change] = []
     lead = launch_seconds(policy, world.launch_times)
     seen: Survey | None = None
-    # Where nothing goes by the clock alone, the same load and the same nodes get the same answer: most of the checks within a minute.
-    quick = watch is None and not policy.schedule and events is None
+    # The same load and the same nodes get the same answer, until something goes by the clock alone: most of the checks within a minute.
+    quick, clock = watch is None or not each, _Clock(policy, events, trace.begin, trace.end)
+    # What is known ahead is read anew for every check.
+    events = events and replace(events, read=math.inf)
     checks, previous = 0, trace.begin
     now = trace.begin + model.interval
     while now <= trace.end:
@@ -318,9 +183,8 @@ def simulate(
             world.changed = False
         ahead = slots.outlook(now, lead)
         history = memory.history(now - SAME)
-        fresh = events and replace(events, read=now)
         ask = partial(
-            decide, policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=fresh, recommenders=recommenders
+            decide, policy, taken, seen, history, now, outlook=ahead, launch_seconds=lead, events=events, recommenders=recommenders
         )
         decision = ask(told=watch is not None)
         if decision.direction != "none" and watch is None:
@@ -340,7 +204,7 @@ def simulate(
         checks, previous = checks + 1, now
         now += model.interval * max(1, math.ceil(wait / model.interval - 1e-9))
         if quick and not steps and decision.direction == "none" and taken.trusted:
-            idle = min(trace.end, world.next_event, idle_until(policy, seen, measured) - SAME)
+            idle = min(trace.end, world.next_event, idle_until(policy, seen, measured) - SAME, clock.until(previous, lead))
             last = min(idle, _alike(policy, trace, model, memory, history, decision, taken, previous, ahead, lead))
             alike = []
             while now <= last:
@@ -350,8 +214,12 @@ def simulate(
                 memory.again(alike)
                 slots.add(taken, model.interval * len(alike))
                 checks, previous = checks + len(alike), alike[-1]
-            calm = _calm(model, trace, memory, slots, recommenders, taken, decision.size, lead, previous, idle)
-            checks, previous = checks + calm, previous + calm * model.interval
+                if watch is not None:
+                    watch(previous, _over(taken, previous - model.metric_lag, model.interval * len(alike)), decision, seen)
+            for end, sample, wishes in _calm(model, trace, memory, slots, recommenders, events, taken, decision.size, lead, previous, idle):
+                checks, previous = checks + round(MINUTE / model.interval), end
+                if watch is not None:
+                    watch(previous, _over(sample, previous, MINUTE), _unchanged(decision, wishes, sample), seen)
             now = previous + model.interval
     world.pass_time(trace.end)
     left = sum(trace.end - max(trace.begin, launched) for launched in world.launched_at.values())
@@ -366,6 +234,17 @@ def _acted(steps: Iterable[Step]) -> str:
     return "out" if "launch" in actions else "in" if "drain" in actions else ""
 
 
+def _over(sample: Sample, taken: float, seconds: float) -> Sample:
+    """The sample of several checks together that saw the same."""
+    return sample._replace(taken=taken, seconds=seconds, requests=round(sample.requests * seconds / sample.seconds))
+
+
+def _unchanged(decision: Decision, wishes: Sequence[Wish], sample: Sample) -> Decision:
+    """The decision once more, where other wishes change nothing; of their reasons, which take time, only floors and advice."""
+    said = tuple([Reason(wish.source, wish.text, wish.desired) for wish in wishes if wish.floor or wish.advice])
+    return decision._replace(recommended=highest(wishes, sample, decision.size), reasons=said)
+
+
 def _alike(
     policy: Policy, trace: Trace, model: Model, memory: Memory, history: History, decision: Decision, taken: Sample, now: float,
     ahead: Outlook | None, lead: float,
@@ -375,6 +254,9 @@ def _alike(
     end = trace.minute_end(taken.taken)
     # A reading more changes nothing only where all of a minute are the same.
     if history.flutter or abs(mean - taken.load) >= SAME or taken.taken - taken.seconds < end - MINUTE - SAME:
+        return now
+    # One that came late may change what was known of the swing.
+    if memory.minutes.swing(now - SAME) != history.swing:
         return now
     codes = {reason.code for reason in decision.reasons}
     if not BY_THE_CLOCK.isdisjoint(codes):
@@ -404,19 +286,19 @@ def _foreseen(ahead: Outlook | None, now: float, lead: float) -> float:
 
 
 def _calm(
-    model: Model, trace: Trace, memory: Memory, slots: _Slots, recommenders: Sequence[Recommender], taken: Sample, size: int, lead: float,
-    now: float, last: float,
-) -> int:
-    """Let minutes pass in which the recommenders' wishes surely change nothing, so that caps and planner need not be asked; returns the
-    number of their checks.
+    model: Model, trace: Trace, memory: Memory, slots: _Slots, recommenders: Sequence[Recommender], events: Foreseen | None, taken: Sample,
+    size: int, lead: float, now: float, last: float,
+) -> Iterator[tuple[float, Sample, list[Wish]]]:
+    """Let minutes pass in which the recommenders' wishes surely change nothing, so that caps and planner need not be asked: the end of
+    each, what its checks saw, and what was wanted.
 
-    After a check at ``now`` with nothing under way, up to ``last``. Only where all checks of a minute see the same.
+    After a check at ``now``, up to ``last``, before which nothing is to be done. Only where all checks of a minute see the same.
     """
-    policy, each, passed = slots.policy, round(MINUTE / model.interval), 0
+    policy, each = slots.policy, round(MINUTE / model.interval)
     # The last time at which so many were wanted.
     held = max([when for when, count in memory.wishes if count >= size], default=-math.inf)
     if model.metric_lag or each * model.interval != MINUTE or trace.begin % MINUTE or now % MINUTE:
-        return passed
+        return
     while now + MINUTE <= last:
         first, end = now + model.interval, now + MINUTE
         load = trace.mean(now, end)
@@ -425,17 +307,18 @@ def _calm(
             break
         sample = taken._replace(taken=first, seconds=model.interval, load=load)
         # Within a minute the forecast can only rise: nobody wants more than at its end, and who wanted less before does not count after it.
-        count = highest(wanted(Situation(policy, sample, history, size, end, ahead, lead), recommenders), sample, size)
+        wishes = wanted(Situation(policy, sample, history, size, end, ahead, lead, events), recommenders)
+        count = highest(wishes, sample, size)
         # Fewer may be wanted where there are no more than the least, or the window holds what is there to the minute's end.
         if count > size or size > policy.min_nodes and held < end - policy.scale_in_window:
             break
         memory.add(first, count, sample, "")
         memory.again([now + model.interval * place for place in range(2, each + 1)])
         slots.add(sample, MINUTE)
-        now, passed = end, passed + each
+        now = end
         if count == size:
             held = now
-    return passed
+        yield now, sample, wishes
 
 
 def _sample(trace: Trace, model: Model, previous: float, now: float, up: int, workers: int) -> Sample:

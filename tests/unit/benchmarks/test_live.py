@@ -14,7 +14,8 @@ import pytest
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import Outcome, RunResult, run
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import Model, simulate
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import simulate
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulated_world import Model
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.trace import Trace
 from ansible_collections.elearning.moodle_fleet.tests.unit.plugins.module_utils._scaling.world import World
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._ledger import Ledger
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
 from ansible_collections.elearning.moodle_fleet.tests.unit.plugins.module_utils._scaling.world import World
-from ansible_collections.elearning.moodle_fleet.trigger import cli
+from ansible_collections.elearning.moodle_fleet.trigger import cli, simulate
 
 KEYS = {
     "under_provisioned_share", "over_provisioned_share", "under_provisioning_accuracy", "over_provisioning_accuracy",
@@ -49,6 +51,23 @@ def test_data(fleet: str, trace: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert all(one["direction"] in ("in", "out") and one["reasons"] for one in data["decisions"])
     assert data["static_peak_nodes"] == 11
     assert data["waiting"]["requests"] > 0
+
+
+def test_a_terminal_is_told_how_far_it_is_and_the_run_is_the_same(
+    fleet: str, trace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["simulate", "--fleet", fleet, "--trace", str(trace), "--json"]
+    assert cli.main(command) == 0
+    quiet = capsys.readouterr()
+    assert quiet.err == ""
+    seconds = iter(range(1_000_000))
+    monkeypatch.setattr(simulate.time, "monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert cli.main(command) == 0
+    told = capsys.readouterr()
+    assert told.out == quiet.out
+    shares = [int(one) for one in re.findall(r"\r\d of 0 days, (\d+)% ", told.err)]
+    assert len(shares) > 100 and shares == sorted(shares) and shares[-1] == 100 and told.err.endswith("\r\033[K")
 
 
 def test_text_and_options(fleet: str, trace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.decide import decide
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import Minutes
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.recommend import active
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.recommend import active, changes
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import survey
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Decision, History, Member, Node, Outlook, Pause, Sample
 
@@ -282,6 +282,21 @@ def at(text: str, zone: str = "Europe/Bratislava") -> float:
 def test_the_schedule_follows_the_local_clock(entry: dict, moment: str, expected: bool) -> None:
     policy = Policy.from_settings({"timezone": "Europe/Bratislava", "schedule": [{"nodes": 3, **entry}]})
     assert active(policy.schedule[0], at(moment)) is expected
+
+
+@pytest.mark.parametrize("since", ["2026-03-27 12:00", "2026-10-23 23:10", "2026-11-30 00:00"])
+@pytest.mark.parametrize("entry", [
+    {"from": "07:30", "until": "12:00", "days": ["mon", "sun"]}, {"from": "22:00", "until": "02:30"}, {"from": "02:15", "until": "02:10"},
+    {"from": "2026-12-01 22:00", "until": "01:00"}, {"from": "2026-12-01 07:30", "until": "2026-12-03 12:00"},
+])
+def test_a_schedule_changes_at_the_moments_that_are_told(entry: dict, since: str) -> None:
+    one = Policy.from_settings({"timezone": "Europe/Bratislava", "schedule": [{"nodes": 3, **entry}]}).schedule[0]
+    begin, end = at(since), at(since) + 5 * 86400
+    told = {begin, *changes(one, begin, end)}
+    # Between two of them it covers always or never; the change is seen at each quarter of an hour.
+    for moment in range(int(begin) + 900, int(end), 900):
+        assert active(one, moment) == active(one, moment - 900) or told & set(range(moment - 899, moment + 1)), moment
+    assert any(active(one, moment) for moment in range(int(begin), int(end), 900)) == any(begin < when < end for when in told)
 
 
 def test_the_highest_floor_wins() -> None:

@@ -15,7 +15,8 @@ import pytest
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling import elasticity, events
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.decide import decide
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import Model, simulate
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulate import simulate
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.simulated_world import Model
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.survey import survey
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.trace import Trace
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.types import Decision, History, Member, Node, Sample
