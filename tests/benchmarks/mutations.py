@@ -137,6 +137,10 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/simulate.py", "    if not BY_THE_CLOCK.isdisjoint(codes):\n        return now\n", ""),
     (f"{CORE}/simulate.py", "        _foreseen(ahead, now, lead),\n", ""),
     (f"{CORE}/simulate.py", "idle_until(policy, seen, measured) - SAME", "math.inf"),
+    (f"{CORE}/simulate.py", "clock.until(previous, lead)", "math.inf"),
+    (f"{CORE}/simulate.py", "if memory.minutes.swing(now - SAME) != history.swing:", "if False:"),
+    (f"{CORE}/simulate.py", "if wish.floor or wish.advice", "if wish.advice"),
+    (f"{CORE}/recommend.py", "since - 2 * 86400", "since"),
     # survey
     (f"{CORE}/survey.py", "if age > policy.launch_timeout:", "if age >= policy.launch_timeout * 2:"),
     (f"{CORE}/survey.py", "if member.since > policy.sick_grace:", "if member.since >= policy.sick_grace:"),

@@ -25,7 +25,7 @@ from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.fo
     reach,
     slot_of,
 )
-from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import MINUTE
+from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.growth import LINE_SECONDS, MINUTE
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.memory import Memory
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.plan import idle_until, plan
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._scaling.policy import Policy
@@ -268,6 +268,8 @@ def _alike(
         ((taken.taken - taken.seconds / 2) // MINUTE + 1) * MINUTE + lag + model.interval / 2 - SAME,
         slot_of(taken.taken - SAME) + SLOT + lag,
         _foreseen(ahead, now, lead),
+        # What a trend no longer looks at matters where metrics come late.
+        history.minutes[0][0] + LINE_SECONDS + MINUTE if history.minutes else math.inf,
     ]
     for code, seconds in (("window", policy.scale_in_window), ("timing", policy.patience)):
         if code in codes:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.elearning.moodle_fleet.plugins.module_utils._check import Outcome, RunResult, run
@@ -201,8 +201,11 @@ EXAMS = st.lists(st.builds(
 
 
 @given(MODELS, POLICIES, SCHEDULES, EXAMS, st.sampled_from((0.0, 37.0)), st.booleans(), st.integers(0, 10**6))
-# A failure is told as it is: to look for a smaller one would take minutes.
-@settings(max_examples=30, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+# Minutes that come late tell more of the swing than was known at the check before, and a trend looks at fewer of them.
+@example(Model(metric_lag=300.0), Policy(max_nodes=40, workers=1, min_nodes=1), (), [], 37.0, False, 217)
+# The same worlds each time, so that a seeded fault is caught by what it breaks. A failure is told as it is: to look for a smaller one would
+# take minutes.
+@settings(max_examples=25, derandomize=True, phases=(Phase.explicit, Phase.generate))
 def test_answers_that_are_used_again_change_nothing_in_any_world(
     model: Model, policy: Policy, schedule: tuple[ScheduleEntry, ...], exams: list[Moment], off: float, known: bool, seed: int
 ) -> None:
