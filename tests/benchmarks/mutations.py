@@ -100,7 +100,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/forecast.py", " - here) for week", ") for week"),
     (f"{CORE}/recommend.py", "min([seen.hour, *[load for _begin, load in seen.points]])", "min([load for _begin, load in seen.points])"),
     (f"{CORE}/recommend.py", "min([seen.hour, *[load for _begin, load in seen.points]])", "seen.hour"),
-    (f"{CORE}/recommend.py", "most = max(lately)", "most = lately[-1]"),
+    (f"{CORE}/recommend.py", "most, expected = max(lately)", "most, expected = lately[-1]"),
     (f"{CORE}/recommend.py", " and expected - most > situation.spare(expected, SURE)", ""),
     (f"{CORE}/recommend.py", "if not situation.sample.trusted or len(lately) < AWAY_MINUTES:", "if len(lately) < AWAY_MINUTES:"),
     (f"{CORE}/forecast.py", "sorted(measured[:LAUNCHES])", "sorted(measured)"),

@@ -266,10 +266,7 @@ def _kept_away(situation: Situation, seen: Outlook) -> bool:
     lately = [load for _begin, load, _samples in situation.minutes[-AWAY_MINUTES:]]
     if not situation.sample.trusted or len(lately) < AWAY_MINUTES:
         return False
-    most = max(lately)
-    if most >= LEAST * seen.hour:
-        return False
-    expected = min([seen.hour, *[load for _begin, load in seen.points]])
+    most, expected = max(lately), min([seen.hour, *[load for _begin, load in seen.points]])
     return most < LEAST * expected and expected - most > situation.spare(expected, SURE)
 
 
