@@ -232,7 +232,7 @@ def _progress(trace: Trace) -> Callable[..., None]:
             return
         told = time.monotonic()
         share = (now - trace.begin) / (trace.end - trace.begin)
-        print(f"\r{(now - trace.begin) / 86400:.0f} of {len(trace.loads) / 1440:.0f} days, {share:.0%} ", end="", file=sys.stderr, flush=True)
+        print(f"\r{(now - trace.begin) / 86400:.1f} of {len(trace.loads) / 1440:.1f} days, {share:.0%} ", end="", file=sys.stderr, flush=True)
 
     return tell
 

@@ -66,7 +66,7 @@ def test_a_terminal_is_told_how_far_it_is_and_the_run_is_the_same(
     assert cli.main(command) == 0
     told = capsys.readouterr()
     assert told.out == quiet.out
-    shares = [int(one) for one in re.findall(r"\r\d of 0 days, (\d+)% ", told.err)]
+    shares = [int(one) for one in re.findall(r"\r0\.\d of 0\.4 days, (\d+)% ", told.err)]
     assert len(shares) > 100 and shares == sorted(shares) and shares[-1] == 100 and told.err.endswith("\r\033[K")
 
 
