@@ -48,8 +48,8 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     # recommenders
     (f"{CORE}/recommend.py", "policy.scale_in_below <= busy <= policy.scale_out_above", "policy.scale_in_below <= busy <= 1"),
     (f"{CORE}/recommend.py", "wanted = max(wanted, size)\n        return Wish", "return Wish"),
-    (f"{CORE}/recommend.py", "begin <= now < _moment(_end_day(day, entry)", "begin <= now <= _moment(_end_day(day, entry)"),
-    (f"{CORE}/recommend.py", "for day in (today - datetime.timedelta(days=1), today):", "for day in (today,):"),
+    (f"{CORE}/recommend.py", "begin <= now < end", "begin <= now <= end"),
+    (f"{CORE}/recommend.py", "day = first_day - datetime.timedelta(days=1)", "day = first_day"),
     (f"{CORE}/recommend.py", "workers * policy.target) - 1e-9", "workers) - 1e-9"),
     (f"{CORE}/recommend.py", 'policy.forecast in ("off", "recommend") or', ""),
     (f"{CORE}/recommend.py", "seen.days < ENOUGH_DAYS", "False"),
@@ -140,7 +140,7 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
     (f"{CORE}/simulate.py", "clock.until(previous, lead)", "math.inf"),
     (f"{CORE}/simulate.py", "if memory.minutes.swing(now - SAME) != history.swing:", "if False:"),
     (f"{CORE}/simulate.py", "if wish.floor or wish.advice", "if wish.advice"),
-    (f"{CORE}/recommend.py", "since - 2 * 86400", "since"),
+    (f"{CORE}/recommend.py", "while day <= last_day:", "while day < last_day:"),
     # survey
     (f"{CORE}/survey.py", "if age > policy.launch_timeout:", "if age >= policy.launch_timeout * 2:"),
     (f"{CORE}/survey.py", "if member.since > policy.sick_grace:", "if member.since >= policy.sick_grace:"),

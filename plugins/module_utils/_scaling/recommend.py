@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime
 import math
 import zoneinfo
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Optional
@@ -332,44 +332,45 @@ def _told(one: Moment, zone: str) -> str:
 
 def _clock(moment: float, zone: str) -> str:
     """A time of the day, in the policy's time zone."""
-    place: datetime.tzinfo = datetime.timezone.utc if zone == "UTC" else zoneinfo.ZoneInfo(zone)
-    return f"{datetime.datetime.fromtimestamp(moment, place):%H:%M}"
+    return f"{datetime.datetime.fromtimestamp(moment, _zone(zone)):%H:%M}"
 
 
 RECOMMENDERS: tuple[Recommender, ...] = (tracking, schedule, trend, forecast, events)
 
 
 def active(entry: ScheduleEntry, now: float) -> bool:
-    """Whether the entry covers this moment, by the wall clock of its own time zone.
-
-    Begin and end are turned into moments before they are compared, so an hour that a change to summer time skips or
-    repeats makes a window shorter or longer but never loses it.
-    """
-    zone: datetime.tzinfo = datetime.timezone.utc if entry.timezone == "UTC" else zoneinfo.ZoneInfo(entry.timezone)
-    if entry.date is not None:
-        last = entry.end_date or _end_day(datetime.date(*entry.date), entry)
-        return _moment(entry.date, entry.begin, zone) <= now < _moment(last, entry.end, zone)
-    today = datetime.datetime.fromtimestamp(now, zone).date()
-    for day in (today - datetime.timedelta(days=1), today):
-        if day.weekday() in entry.days:
-            begin = _moment((day.year, day.month, day.day), entry.begin, zone)
-            if begin <= now < _moment(_end_day(day, entry), entry.end, zone):
-                return True
-    return False
+    """Whether the entry covers this moment, by the wall clock of its own time zone."""
+    return any(begin <= now < end for begin, end in _windows(entry, now, now))
 
 
 def changes(entry: ScheduleEntry, since: float, until: float) -> list[float]:
     """The moments, in no order, at which the entry begins or ends to cover; all of those between two times."""
-    zone: datetime.tzinfo = datetime.timezone.utc if entry.timezone == "UTC" else zoneinfo.ZoneInfo(entry.timezone)
+    return [moment for window in _windows(entry, since, until) for moment in window]
+
+
+def _windows(entry: ScheduleEntry, since: float, until: float) -> Iterator[tuple[float, float]]:
+    """When the entry covers between two times, and perhaps somewhat before and after.
+
+    Begin and end are turned into moments before they are compared, so an hour that a change to summer time skips or
+    repeats makes a window shorter or longer but never loses it.
+    """
+    zone = _zone(entry.timezone)
     if entry.date is not None:
         last = entry.end_date or _end_day(datetime.date(*entry.date), entry)
-        return [_moment(entry.date, entry.begin, zone), _moment(last, entry.end, zone)]
-    found, day = [], datetime.datetime.fromtimestamp(since - 2 * 86400, zone).date()
-    while _moment((day.year, day.month, day.day), 0, zone) <= until:
+        yield _moment(entry.date, entry.begin, zone), _moment(last, entry.end, zone)
+        return
+    # What began the day before may last.
+    first_day, last_day = [datetime.datetime.fromtimestamp(moment, zone).date() for moment in (since, until)]
+    day = first_day - datetime.timedelta(days=1)
+    while day <= last_day:
         if day.weekday() in entry.days:
-            found += [_moment((day.year, day.month, day.day), entry.begin, zone), _moment(_end_day(day, entry), entry.end, zone)]
+            yield _moment((day.year, day.month, day.day), entry.begin, zone), _moment(_end_day(day, entry), entry.end, zone)
         day += datetime.timedelta(days=1)
-    return found
+
+
+def _zone(name: str) -> datetime.tzinfo:
+    """The time zone of this name; UTC needs no database of them."""
+    return datetime.timezone.utc if name == "UTC" else zoneinfo.ZoneInfo(name)
 
 
 def _end_day(day: datetime.date, entry: ScheduleEntry) -> tuple[int, int, int]:

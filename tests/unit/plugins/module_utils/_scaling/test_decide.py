@@ -277,6 +277,8 @@ def at(text: str, zone: str = "Europe/Bratislava") -> float:
         # The night in which 02:00 to 03:00 does not exist.
         ({"from": "01:30", "until": "03:30"}, "2026-03-29 03:15", True),
         ({"from": "01:30", "until": "02:30"}, "2026-03-29 03:45", False),
+        # A day of 25 hours: what began the evening before still lasts.
+        ({"from": "23:58", "until": "23:57", "days": ["sat"]}, "2026-10-25 23:55", True),
     ],
 )
 def test_the_schedule_follows_the_local_clock(entry: dict, moment: str, expected: bool) -> None:

@@ -187,8 +187,6 @@ POLICIES = st.builds(
     trend=st.sampled_from(("growth", "scale_out", "recommend", "off")), forecast=st.sampled_from(("auto", "recommend", "off")),
     scale_in_window=st.sampled_from((0.0, 120.0, 300.0)), max_step_in=st.sampled_from(("auto", 1)), launch_timeout=st.sampled_from((300.0, 900.0)),
 )
-
-
 SCHEDULES = st.sampled_from(((), (
     ScheduleEntry("lessons", 5, "UTC", 61, 103, days=(0, 3)), ScheduleEntry("night", 4, "Europe/Bratislava", 1430, 85, days=tuple(range(7))),
     ScheduleEntry("exam", 7, "UTC", 150, 200, date=(1970, 1, 5)),
